@@ -1,0 +1,296 @@
+"""Environments over messages: a :class:`gymnasium.Env` whose observations and actions are chat messages.
+
+A person writes what happens: how a task is posed (:meth:`AgentEnv.start`) and what an answer is worth
+(:meth:`AgentEnv.finish`). Tools are run by the environment itself. Tokens, tensors and engines are unknown here.
+
+>>> class Echo(AgentEnv):
+...     '''Says a word and wants it back.'''
+...     tasks = as_tasks([{"word": "tree"}])
+...     def start(self, task):
+...         return f"Repeat: {task['word']}"
+...     def finish(self, task, message):
+...         return {"outcome": float(message["content"] == task["word"])}
+>>> env = Echo()
+>>> observation, info = env.reset(seed=1)
+>>> observation[-1]["content"]
+'Repeat: tree'
+>>> observation, reward, terminated, truncated, info = env.step("tree")
+>>> reward, terminated, info["rewards"]
+(1.0, True, {'outcome': 1.0})
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from grpo_agents.tasks import Tasks, as_tasks, load_object
+from grpo_agents.tools import Tool, run_calls
+from grpo_agents.trajectory import Message, Task, ToolRun
+
+if TYPE_CHECKING:
+    from grpo_agents.rewards.preference import Preferences
+
+ROLES = ("system", "user", "assistant", "tool")
+_WORDS = ("the", "answer", "is", "seven", "tree", "42", "no", "perhaps", "why", "one", "blue", "{", "</s>", "é")
+
+
+class Messages(gymnasium.Space[tuple[Message, ...]]):
+    """The space of observations: tuples of chat messages (``gymnasium.spaces.Text`` refuses prose)."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> tuple[Message, ...]:
+        """A few words as one user message."""
+        return ({"role": "user", "content": _prose(self.np_random)},)
+
+    def contains(self, x: Any) -> bool:
+        """True for a tuple of dicts, each with a known role and a content."""
+        return isinstance(x, tuple) and all(
+            isinstance(message, dict) and message.get("role") in ROLES and "content" in message for message in x
+        )
+
+
+class Action(gymnasium.Space[Message]):
+    """The space of actions: one assistant message, or plain text as a message without calls."""
+
+    def __init__(self, tools: Sequence[Tool] = (), seed: int | np.random.Generator | None = None):
+        super().__init__(seed=seed)
+        self.tools = tuple(tools)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Message:
+        """A few words, or as often a call of one of the tools with words for arguments."""
+        message: Message = {"role": "assistant", "content": _prose(self.np_random)}
+        if self.tools and self.np_random.random() < 0.5:
+            schema = self.tools[self.np_random.integers(len(self.tools))].schema["function"]
+            arguments = {key: _prose(self.np_random) for key in schema["parameters"].get("properties", {})}
+            message["tool_calls"] = [tool_call(schema["name"], arguments)]
+        return message
+
+    def contains(self, x: Any) -> bool:
+        """True for text, and for an assistant message."""
+        return isinstance(x, str) or (isinstance(x, dict) and x.get("role") == "assistant" and "content" in x)
+
+
+def _prose(rng: np.random.Generator) -> str:
+    return " ".join(rng.choice(_WORDS, size=rng.integers(1, 6)).tolist())
+
+
+def tool_call(name: str, arguments: Mapping[str, Any], index: int = 0) -> dict[str, Any]:
+    """An OpenAI-style tool call, as an assistant message carries it in ``tool_calls``."""
+    function = {"name": name, "arguments": dict(arguments)}
+    return {"id": f"call{index:05d}", "type": "function", "function": function}
+
+
+@dataclass(slots=True)
+class Reply:
+    """An environment's answer to one message of the policy.
+
+    Attributes:
+        messages: What it says back; each a message, or text for a user message.
+        rewards: This step's own components, by name.
+        terminated: True where the episode has come to its end.
+    """
+
+    messages: Sequence[Message | str] = ()
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    terminated: bool = False
+
+
+class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
+    """Base of every environment.
+
+    Subclasses set ``tasks`` and, where they have them, ``tools``; and write :meth:`start` and :meth:`finish`. One that is more
+    than tools and a final answer (a user who talks back, a game) overrides :meth:`respond`.
+
+    Attributes:
+        tasks: Where tasks come from when none is handed in: a source, or what :func:`as_tasks` makes one of.
+        tools: Tools on offer; :meth:`offered` can choose among them by task.
+        preferences: How a preference is drawn when none is handed in; None weighs every component 1.
+        components: Names of the rewards that :meth:`finish` and :meth:`respond` give.
+        maxima: The most an episode can sensibly cost, by component name (``cost``, ``latency``): the scale of savings.
+        preference: The running episode's preference.
+        runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  Gymnasium declares it so
+    tasks: ClassVar[Any] = None
+    tools: ClassVar[Sequence[Tool]] = ()
+    preferences: ClassVar[Preferences | None] = None
+    components: ClassVar[tuple[str, ...]] = ("outcome",)
+    maxima: ClassVar[Mapping[str, float]] = {}
+
+    def __init__(self, tasks: Any = None, *, render_mode: str | None = None):
+        """Args:
+        tasks: Another task source than the class's.
+        render_mode: ``ansi`` makes :meth:`render` give the conversation as text.
+        """
+        source = tasks if tasks is not None else type(self).__dict__.get("tasks", type(self).tasks)
+        if source is None:
+            raise ValueError(f"{type(self).__name__} has no tasks: set the class attribute `tasks` or pass `tasks=`")
+        self.task_source: Tasks = as_tasks(source.__func__ if isinstance(source, staticmethod) else source)
+        self.render_mode = render_mode
+        self.observation_space = Messages()
+        self.action_space = Action(self.tools)
+        self.task: Task = {}
+        self.preference: dict[str, float] = {}
+        self.offer: dict[str, Tool] = {}
+        self.runs: list[ToolRun] = []
+        self._conversation: list[Message] = []
+        self._running = False
+
+    # What a user writes
+
+    @abstractmethod
+    def start(self, task: Task) -> Sequence[Message] | str:
+        """Poses the task: the opening messages, or text for one user message."""
+
+    def finish(self, task: Task, message: Message) -> Mapping[str, float]:  # noqa: ARG002  a subclass reads it
+        """What an answer without tool calls is worth, by component name."""
+        raise TypeError(f"{type(self).__name__} defines neither finish(task, message) nor respond(message)")
+
+    def respond(self, message: Message) -> Reply:
+        """Answers one message: runs its tool calls, or takes it for the final answer."""
+        calls = message.get("tool_calls")
+        if not calls:
+            return Reply(rewards=self.finish(self.task, message), terminated=True)
+        return Reply(messages=self.run_tools(calls))
+
+    def offered(self, task: Task) -> Sequence[Tool]:  # noqa: ARG002  a subclass reads it
+        """The tools on offer for this task."""
+        return self.tools
+
+    def describe_preference(self, preference: Mapping[str, float]) -> str:
+        """How the preference is shown to the policy, at the end of the opening messages; an empty text hides it."""
+        return "Preference: " + ", ".join(f"{name} {weight:g}" for name, weight in preference.items())
+
+    # What Gymnasium and the rollout call
+
+    def run_tools(self, calls: Sequence[Mapping[str, Any]]) -> list[Message]:
+        """Runs tool calls and keeps what they cost."""
+        messages, self.runs = run_calls(self.offer, calls)
+        return messages
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[tuple[Message, ...], dict[str, Any]]:
+        """Starts an episode.
+
+        Args:
+            seed: Seeds everything that the environment draws.
+            options: ``task``: the task to pose, else one is drawn; ``preference``: the weights by component name.
+
+        Returns:
+            The opening messages; and ``info`` with the task, the schemas of the tools on offer and the preference.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        task = options.get("task")
+        if task is None:
+            count = self.task_source.count
+            task = self.task_source[int(self.np_random.integers(2**31 if count is None else count))]
+        preference = options.get("preference")
+        if preference is None:
+            preference = self.preferences.draw(self.np_random) if self.preferences is not None else {}
+        self.task, self.preference = task, dict(preference)
+        self.offer = {tool.name: tool for tool in self.offered(task)}
+        self.runs = []
+        opening = _as_messages(self.start(task))
+        if self.preference and (shown := self.describe_preference(self.preference)):
+            last = opening[-1]
+            opening = (*opening[:-1], {**last, "content": f"{last['content']}\n{shown}"})
+        self._conversation = list(opening)
+        self._running = True
+        tools = [tool.schema for tool in self.offer.values()]
+        return opening, {"task": dict(task), "tools": tools, "preference": dict(self.preference)}
+
+    def step(self, action: Message | str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
+        """Takes one message of the policy.
+
+        Returns:
+            The new messages; the reward, which is this step's components weighed by the preference (each 1 where there is
+            none); terminated; truncated (always False: budgets are the rollout's, or ``TimeLimit``'s); and ``info`` with
+            ``rewards`` by component.
+
+        Raises:
+            gymnasium.error.ResetNeeded: No episode is running.
+            TypeError: The action is neither text nor an assistant message.
+        """
+        if not self._running:
+            raise gymnasium.error.ResetNeeded(f"{type(self).__name__}: call reset() before step()")
+        if isinstance(action, str):
+            action = {"role": "assistant", "content": action}
+        elif not self.action_space.contains(action):
+            raise TypeError(f"{type(self).__name__}: an action is text or an assistant message, not {action!r:.200}")
+        self.runs = []
+        reply = self.respond(action)
+        observation = _as_messages(reply.messages)
+        self._conversation += [action, *observation]
+        self._running = not reply.terminated
+        rewards = {name: float(value) for name, value in reply.rewards.items()}
+        weights = self.preference
+        reward = sum(value * (weights.get(name, 0.0) if weights else 1.0) for name, value in rewards.items())
+        return observation, float(reward), reply.terminated, False, {"rewards": rewards}
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The conversation so far as text, in render mode ``ansi``."""
+        if self.render_mode != "ansi":
+            return None
+        return "\n".join(describe_message(message) for message in self._conversation)
+
+
+def describe_message(message: Message) -> str:
+    """One message as a line for people."""
+    calls = "".join(
+        f" → {call['function']['name']}({call['function']['arguments']})" for call in message.get("tool_calls") or ()
+    )
+    return f"{message['role']}: {message.get('content') or ''}{calls}"
+
+
+def _as_messages(said: Sequence[Message | str] | str) -> tuple[Message, ...]:
+    if isinstance(said, str):
+        return ({"role": "user", "content": said},)
+    return tuple({"role": "user", "content": entry} if isinstance(entry, str) else {**entry} for entry in said)
+
+
+class VectorReward(gymnasium.Wrapper[tuple[Message, ...], Message, tuple[Message, ...], Message]):
+    """The reward as a vector, in MO-Gymnasium's form: an array over the environment's components, and a ``reward_space``."""
+
+    def __init__(self, env: gymnasium.Env[tuple[Message, ...], Message]):
+        super().__init__(env)
+        base = env.unwrapped
+        assert isinstance(base, AgentEnv), "VectorReward wraps an AgentEnv"
+        self.components = base.components
+        self.reward_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.components),), np.float64)
+
+    def step(self, action: Message) -> tuple[tuple[Message, ...], Any, bool, bool, dict[str, Any]]:
+        """As the environment's, with the reward as an array (components,)."""
+        observation, _, terminated, truncated, info = self.env.step(action)
+        vector = np.array([info["rewards"].get(name, 0.0) for name in self.components])  # (components,)
+        return observation, vector, terminated, truncated, info
+
+
+def make_env(name: str, **kwargs: Any) -> AgentEnv:
+    """Makes an environment by its Gymnasium id, or by ``module:Class`` or ``file.py:Class``.
+
+    Raises:
+        ValueError: An unknown name; says which ids come nearest.
+        TypeError: It is no :class:`AgentEnv`.
+    """
+    import grpo_agents.envs  # noqa: F401  registers the built-in ones
+
+    if ":" in name and not name.startswith("grpo_agents/"):
+        made = load_object(name)(**kwargs)
+    else:
+        if name not in gymnasium.registry:
+            near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"unknown environment {name!r}.{hint} `grpo-agents envs` lists them.")
+        made = gymnasium.make(name, disable_env_checker=True, **kwargs).unwrapped
+    if not isinstance(made, AgentEnv):
+        raise TypeError(f"{name!r} is a {type(made).__name__}; grpo_agents.AgentEnv was expected")
+    return made

@@ -1,0 +1,249 @@
+"""Tools: typed Python functions that a policy may call, what a call costs, and how one is run without harm.
+
+>>> @tool(price=1.0, latency=3.0, timeout=None)
+... def double(number: int) -> int:
+...     '''Doubles a number.
+...
+...     Args:
+...         number: The number to double.
+...     '''
+...     return 2 * number
+>>> double.schema["function"]["parameters"]["properties"]
+{'number': {'type': 'integer', 'description': 'The number to double.'}}
+>>> call = {"id": "call00000", "type": "function", "function": {"name": "double", "arguments": {"number": 4}}}
+>>> messages, runs = run_calls({"double": double}, [call])
+>>> messages[0]["content"], runs[0].dollars
+('8', 1.0)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, overload
+
+from docstring_parser import parse as parse_docstring
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import ArgsKwargs
+
+from grpo_agents.trajectory import Message, ToolRun
+
+MAX_RESULT_CHARS = 20_000
+"""A longer result is cut there, and says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a policy may call.
+
+    Attributes:
+        name: What the policy calls it.
+        function: The typed function, sync or async.
+        schema: Its OpenAI-style description.
+        price: Dollars a call.
+        latency: Declared seconds a call; None measures them.
+        timeout: Seconds after which a call is given up; None trusts the function to return.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    schema: dict[str, Any]
+    price: float = 0.0
+    latency: float | None = None
+    timeout: float | None = 30.0
+    _call: Callable[..., Any] = field(repr=False, default=None)  # type: ignore[assignment]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function itself, for people who call it from Python."""
+        return self.function(*args, **kwargs)
+
+    def costing(self, *, price: float | None = None, latency: float | None = None) -> Tool:
+        """The same tool at another price or latency."""
+        changes = {"price": price, "latency": latency}
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Tool: ...
+@overload
+def tool(
+    *, name: str | None = None, price: float = 0.0, latency: float | None = None, timeout: float | None = 30.0
+) -> Callable[[Callable[..., Any]], Tool]: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    price: float = 0.0,
+    latency: float | None = None,
+    timeout: float | None = 30.0,
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Makes a tool of a typed, documented function; bare or with settings.
+
+    The JSON schema comes from the signature through pydantic, descriptions from the docstring.
+
+    Args:
+        function: The function, sync or async.
+        name: Another name than the function's.
+        price: Dollars a call.
+        latency: Declared seconds a call; measured where None.
+        timeout: Seconds a call may take before it is given up. None runs the call in place, without a thread:
+            quickest, for functions that are known to return.
+
+    Raises:
+        ValueError: A missing docstring, an unannotated parameter or a negative price.
+    """
+    if function is None:
+        return lambda function: _make(function, name, price, latency, timeout)
+    return _make(function, name, price, latency, timeout)
+
+
+def _make(
+    function: Callable[..., Any], name: str | None, price: float, latency: float | None, timeout: float | None
+) -> Tool:
+    name = name or getattr(function, "__name__", type(function).__name__)
+    if price < 0 or (latency or 0) < 0:
+        raise ValueError(f"tool {name!r}: price and latency must not be negative (price={price}, latency={latency})")
+    if not (function.__doc__ or "").strip():
+        raise ValueError(f"tool {name!r} has no docstring: the policy would not know what it does. Write one line.")
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.annotation is parameter.empty:
+            raise ValueError(f"tool {name!r}: parameter {parameter.name!r} has no type. Write `{parameter.name}: str`.")
+    try:
+        adapter = TypeAdapter(function)
+        parameters = adapter.json_schema()
+    except (PydanticUserError, NameError) as error:
+        raise ValueError(f"tool {name!r}: no JSON schema for its signature: {error}") from error
+    documented = parse_docstring(function.__doc__ or "")
+    described = {entry.arg_name: entry.description for entry in documented.params}
+    for key, entry in parameters.get("properties", {}).items():
+        entry.pop("title", None)
+        if described.get(key):
+            entry.setdefault("description", described[key])
+    parameters.pop("additionalProperties", None)
+    summary = "\n".join(part for part in (documented.short_description, documented.long_description) if part)
+    schema = {"type": "function", "function": {"name": name, "description": summary, "parameters": parameters}}
+    return Tool(name, function, schema, price, latency, timeout, adapter.validator.validate_python)
+
+
+def run_calls(tools: Mapping[str, Tool], calls: Iterable[Mapping[str, Any]]) -> tuple[list[Message], list[ToolRun]]:
+    """Runs the calls of one assistant message.
+
+    A call that cannot be parsed, has wrong arguments, raises or runs out of time becomes a message that says so.
+
+    Args:
+        tools: What is on offer, by name.
+        calls: OpenAI-style tool calls; one with the key ``invalid`` could not be parsed, for that reason.
+
+    Returns:
+        The tool messages, in call order and each with its ``tool_call_id``, and what each call cost.
+    """
+    messages: list[Message] = []
+    runs: list[ToolRun] = []
+    for call in calls:
+        name = call["function"]["name"]
+        content, run = _run_one(tools, name, call)
+        messages.append({"role": "tool", "tool_call_id": call.get("id", ""), "name": name, "content": content})
+        runs.append(run)
+    return messages, runs
+
+
+def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any]) -> tuple[str, ToolRun]:
+    """Runs one call; returns what the policy reads and what it cost (nothing, where nothing was run)."""
+
+    def refused(reason: str) -> tuple[str, ToolRun]:
+        return f"Error: {reason}", ToolRun(name, error=reason)
+
+    if "invalid" in call:
+        return refused(f"the tool call could not be read: {call['invalid']}")
+    chosen = tools.get(name)
+    if chosen is None:
+        return refused(f"there is no tool {name!r}. Available: {', '.join(tools) or 'none'}")
+    arguments = call["function"]["arguments"]
+    try:
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
+        bound = ArgsKwargs((), dict(arguments))
+    except (ValueError, TypeError) as error:
+        return refused(f"the arguments of {name!r} are not a JSON object: {error}")
+    started = time.perf_counter()
+    problem = None
+    try:
+        content = _as_text(name, _call(chosen, bound))
+    except ValidationError as error:
+        return refused(f"wrong arguments for {name!r}: {_explain(error)}")
+    except TimeoutError:
+        problem = f"tool {name!r} gave no answer within {chosen.timeout:g} s"
+    except Exception as error:  # whatever a user's tool raises is for the policy to read, and is on the record
+        problem = f"tool {name!r} failed: {type(error).__name__}: {error}"
+    seconds = time.perf_counter() - started if chosen.latency is None else chosen.latency
+    run = ToolRun(name, chosen.price, seconds, problem)
+    return (content if problem is None else f"Error: {problem}"[:MAX_RESULT_CHARS]), run
+
+
+def _call(tool: Tool, bound: ArgsKwargs) -> Any:
+    if inspect.iscoroutinefunction(tool.function):
+        future = asyncio.run_coroutine_threadsafe(tool._call(bound), _event_loop())
+        try:
+            return future.result(tool.timeout)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise TimeoutError from None
+    if tool.timeout is None:
+        return tool._call(bound)
+    return _in_a_thread(tool._call, bound, tool.timeout)
+
+
+def _in_a_thread(function: Callable[..., Any], argument: Any, timeout: float) -> Any:
+    """Runs a function in a thread of its own, which is abandoned when it takes longer than the timeout."""
+    outcome: list[tuple[bool, Any]] = []
+
+    def target() -> None:
+        try:
+            outcome.append((True, function(argument)))
+        except BaseException as error:  # handed to the caller's thread and raised there
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=target, daemon=True, name="grpo-agents-tool")
+    thread.start()
+    thread.join(timeout)
+    if not outcome:
+        raise TimeoutError
+    succeeded, value = outcome[0]
+    if succeeded:
+        return value
+    raise value
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The one loop on which async tools live, so that their clients and connections survive between calls."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="grpo-agents-async-tools").start()
+    return loop
+
+
+def _as_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        try:
+            value = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"it returned a {type(value).__name__}, which is neither text nor JSON ({error})") from None
+    if len(value) > MAX_RESULT_CHARS:
+        value = f"{value[:MAX_RESULT_CHARS]}\n[cut: {len(value)} characters, {MAX_RESULT_CHARS} shown]"
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in entry['loc']) or 'call'}: {entry['msg']}" for entry in error.errors()
+    )
