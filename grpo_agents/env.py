@@ -54,19 +54,25 @@ class Messages(gymnasium.Space[tuple[Message, ...]]):
             isinstance(message, dict) and message.get("role") in ROLES and "content" in message for message in x
         )
 
+    def __eq__(self, other: object) -> bool:
+        """All are the same space; vector environments ask."""
+        return isinstance(other, Messages)
+
+    __hash__ = None  # type: ignore[assignment]  mutable, as every space
+
 
 class Action(gymnasium.Space[Message]):
     """The space of actions: one assistant message, or plain text as a message without calls."""
 
     def __init__(self, tools: Sequence[Tool] = (), seed: int | np.random.Generator | None = None):
         super().__init__(seed=seed)
-        self.tools = tuple(tools)
+        self.schemas = [tool.schema["function"] for tool in tools]  # not the tools: a space is pickled and compared
 
     def sample(self, mask: Any = None, probability: Any = None) -> Message:
         """A few words, or as often a call of one of the tools with words for arguments."""
         message: Message = {"role": "assistant", "content": _prose(self.np_random)}
-        if self.tools and self.np_random.random() < 0.5:
-            schema = self.tools[self.np_random.integers(len(self.tools))].schema["function"]
+        if self.schemas and self.np_random.random() < 0.5:
+            schema = self.schemas[self.np_random.integers(len(self.schemas))]
             arguments = {key: _prose(self.np_random) for key in schema["parameters"].get("properties", {})}
             message["tool_calls"] = [tool_call(schema["name"], arguments)]
         return message
@@ -74,6 +80,12 @@ class Action(gymnasium.Space[Message]):
     def contains(self, x: Any) -> bool:
         """True for text, and for an assistant message."""
         return isinstance(x, str) or (isinstance(x, dict) and x.get("role") == "assistant" and "content" in x)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal where the tools are."""
+        return isinstance(other, Action) and self.schemas == other.schemas
+
+    __hash__ = None  # type: ignore[assignment]  mutable, as every space
 
 
 def _prose(rng: np.random.Generator) -> str:
@@ -117,7 +129,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  Gymnasium declares it so
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  Gymnasium declares it so
     tasks: ClassVar[Any] = None
     tools: ClassVar[Sequence[Tool]] = ()
     preferences: ClassVar[Preferences | None] = None
@@ -197,7 +209,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         if preference is None:
             preference = self.preferences.draw(self.np_random) if self.preferences is not None else {}
         self.task, self.preference = task, dict(preference)
-        self.offer = {tool.name: tool for tool in self.offered(task)}
+        self.offer = {tool.name: tool.of(self) for tool in self.offered(task)}
         self.runs = []
         opening = _as_messages(self.start(task))
         if self.preference and (shown := self.describe_preference(self.preference)):

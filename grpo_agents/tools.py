@@ -24,9 +24,10 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, wraps
+from types import MethodType
 from typing import Any, overload
 
 from docstring_parser import parse as parse_docstring
@@ -50,6 +51,7 @@ class Tool:
         price: Dollars a call.
         latency: Declared seconds a call; None measures them.
         timeout: Seconds after which a call is given up; None trusts the function to return.
+        method: True for a method of an environment (its first parameter is ``self``), which :meth:`of` binds.
     """
 
     name: str
@@ -58,11 +60,17 @@ class Tool:
     price: float = 0.0
     latency: float | None = None
     timeout: float | None = 30.0
-    _call: Callable[..., Any] = field(repr=False, default=None)  # type: ignore[assignment]
+    method: bool = False
+    _read: Callable[[ArgsKwargs], tuple[tuple[Any, ...], dict[str, Any]]] = field(repr=False, default=None)  # type: ignore[assignment]
+    _is_async: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself, for people who call it from Python."""
         return self.function(*args, **kwargs)
+
+    def of(self, owner: Any) -> Tool:
+        """The tool bound to the environment that offers it; itself where it is no method."""
+        return replace(self, function=MethodType(self.function, owner), method=False) if self.method else self
 
     def costing(self, *, price: float | None = None, latency: float | None = None) -> Tool:
         """The same tool at another price or latency."""
@@ -115,24 +123,35 @@ def _make(
         raise ValueError(f"tool {name!r}: price and latency must not be negative (price={price}, latency={latency})")
     if not (function.__doc__ or "").strip():
         raise ValueError(f"tool {name!r} has no docstring: the policy would not know what it does. Write one line.")
-    for parameter in inspect.signature(function).parameters.values():
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    method = bool(parameters) and parameters[0].name == "self"
+    parameters = parameters[method:]
+    for parameter in parameters:
         if parameter.annotation is parameter.empty:
             raise ValueError(f"tool {name!r}: parameter {parameter.name!r} has no type. Write `{parameter.name}: str`.")
+
+    @wraps(function)
+    def read(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, kwargs
+
+    read.__signature__ = signature.replace(parameters=parameters, return_annotation=Any)  # type: ignore[attr-defined]
     try:
-        adapter = TypeAdapter(function)
-        parameters = adapter.json_schema()
+        adapter = TypeAdapter(read)
+        arguments = adapter.json_schema()
     except (PydanticUserError, NameError) as error:
         raise ValueError(f"tool {name!r}: no JSON schema for its signature: {error}") from error
     documented = parse_docstring(function.__doc__ or "")
     described = {entry.arg_name: entry.description for entry in documented.params}
-    for key, entry in parameters.get("properties", {}).items():
+    for key, entry in arguments.get("properties", {}).items():
         entry.pop("title", None)
         if described.get(key):
             entry.setdefault("description", described[key])
-    parameters.pop("additionalProperties", None)
+    arguments.pop("additionalProperties", None)
     summary = "\n".join(part for part in (documented.short_description, documented.long_description) if part)
-    schema = {"type": "function", "function": {"name": name, "description": summary, "parameters": parameters}}
-    return Tool(name, function, schema, price, latency, timeout, adapter.validator.validate_python)
+    schema = {"type": "function", "function": {"name": name, "description": summary, "parameters": arguments}}
+    is_async = inspect.iscoroutinefunction(function)
+    return Tool(name, function, schema, price, latency, timeout, method, adapter.validator.validate_python, is_async)
 
 
 def run_calls(tools: Mapping[str, Tool], calls: Iterable[Mapping[str, Any]]) -> tuple[list[Message], list[ToolRun]]:
@@ -161,6 +180,7 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any]) -> t
     """Runs one call; returns what the policy reads and what it cost (nothing, where nothing was run)."""
 
     def refused(reason: str) -> tuple[str, ToolRun]:
+        reason = _cut(reason)
         return f"Error: {reason}", ToolRun(name, error=reason)
 
     if "invalid" in call:
@@ -172,44 +192,57 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any]) -> t
     try:
         if isinstance(arguments, str):
             arguments = json.loads(arguments)
-        bound = ArgsKwargs((), dict(arguments))
-    except (ValueError, TypeError) as error:
+        if not isinstance(arguments, Mapping):
+            raise TypeError(f"they are a {type(arguments).__name__}")
+        args, kwargs = chosen._read(ArgsKwargs((), dict(arguments)))
+    except ValidationError as error:
+        return refused(f"wrong arguments for {name!r}: {_explain(error)}")
+    except (ValueError, TypeError, RecursionError) as error:
         return refused(f"the arguments of {name!r} are not a JSON object: {error}")
     started = time.perf_counter()
     problem = None
     try:
-        content = _as_text(name, _call(chosen, bound))
-    except ValidationError as error:
-        return refused(f"wrong arguments for {name!r}: {_explain(error)}")
-    except TimeoutError:
+        content = _as_text(_call(chosen, args, kwargs))
+    except _OutOfTime:
         problem = f"tool {name!r} gave no answer within {chosen.timeout:g} s"
-    except Exception as error:  # whatever a user's tool raises is for the policy to read, and is on the record
-        problem = f"tool {name!r} failed: {type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # what a user's tool raises is for the policy to read, and is on the record
+        problem = _cut(f"tool {name!r} failed: {type(error).__name__}: {error}")
     seconds = time.perf_counter() - started if chosen.latency is None else chosen.latency
     run = ToolRun(name, chosen.price, seconds, problem)
-    return (content if problem is None else f"Error: {problem}"[:MAX_RESULT_CHARS]), run
+    return (content if problem is None else f"Error: {problem}"), run
 
 
-def _call(tool: Tool, bound: ArgsKwargs) -> Any:
-    if inspect.iscoroutinefunction(tool.function):
-        future = asyncio.run_coroutine_threadsafe(tool._call(bound), _event_loop())
-        try:
-            return future.result(tool.timeout)
-        except concurrent.futures.TimeoutError:
+class _OutOfTime(Exception):  # noqa: N818  an outcome, and not what a tool may raise itself
+    pass
+
+
+def _call(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if tool._is_async:
+        future = asyncio.run_coroutine_threadsafe(_shielded(tool.function(*args, **kwargs)), _event_loop())
+        done, _ = concurrent.futures.wait([future], tool.timeout)
+        if not done:
             future.cancel()
-            raise TimeoutError from None
+            raise _OutOfTime
+        return future.result()
     if tool.timeout is None:
-        return tool._call(bound)
-    return _in_a_thread(tool._call, bound, tool.timeout)
+        return tool.function(*args, **kwargs)
+    return _in_a_thread(lambda: tool.function(*args, **kwargs), tool.timeout)
 
 
-def _in_a_thread(function: Callable[..., Any], argument: Any, timeout: float) -> Any:
+async def _shielded(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await coroutine
+    except SystemExit as error:  # it would stop the loop under every other tool
+        raise RuntimeError(f"SystemExit: {error}") from error
+
+
+def _in_a_thread(function: Callable[[], Any], timeout: float) -> Any:
     """Runs a function in a thread of its own, which is abandoned when it takes longer than the timeout."""
     outcome: list[tuple[bool, Any]] = []
 
     def target() -> None:
         try:
-            outcome.append((True, function(argument)))
+            outcome.append((True, function()))
         except BaseException as error:  # handed to the caller's thread and raised there
             outcome.append((False, error))
 
@@ -217,7 +250,7 @@ def _in_a_thread(function: Callable[..., Any], argument: Any, timeout: float) ->
     thread.start()
     thread.join(timeout)
     if not outcome:
-        raise TimeoutError
+        raise _OutOfTime
     succeeded, value = outcome[0]
     if succeeded:
         return value
@@ -232,15 +265,19 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _as_text(name: str, value: Any) -> str:
+def _as_text(value: Any) -> str:
     if not isinstance(value, str):
         try:
             value = json.dumps(value, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TypeError(f"it returned a {type(value).__name__}, which is neither text nor JSON ({error})") from None
-    if len(value) > MAX_RESULT_CHARS:
-        value = f"{value[:MAX_RESULT_CHARS]}\n[cut: {len(value)} characters, {MAX_RESULT_CHARS} shown]"
-    return value
+    return _cut(value)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_RESULT_CHARS:
+        return text
+    return f"{text[:MAX_RESULT_CHARS]}\n[cut: {len(text)} characters, {MAX_RESULT_CHARS} shown]"
 
 
 def _explain(error: ValidationError) -> str:

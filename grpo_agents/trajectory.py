@@ -109,6 +109,7 @@ class Trajectory:
         stop_reason: ``terminated``, or what cut the episode short: ``turns``, ``tokens``, ``context``, ``deadline``,
             ``truncated`` (by the environment) or ``error``.
         error: What went wrong, for ``deadline`` and ``error``.
+        masked: True where it is kept out of learning by choice (a truncated rollout, if the config says so).
         advantage: A of the whole trajectory; None before it is computed or where it carries no gradient.
         seconds: Measured time of the episode.
         group: Which group of its batch it belongs to.
@@ -127,6 +128,7 @@ class Trajectory:
     missing: dict[str, str] = field(default_factory=dict)
     stop_reason: str = "terminated"
     error: str | None = None
+    masked: bool = False
     advantage: float | None = None
     seconds: float = 0.0
     group: int = 0

@@ -103,9 +103,7 @@ class RewardVector(Sequence[Component]):
     """
 
     def __init__(self, components: Iterable[Component | str]):
-        self._components = tuple(
-            from_environment(entry) if isinstance(entry, str) else entry for entry in components
-        )
+        self._components = tuple(from_environment(entry) if isinstance(entry, str) else entry for entry in components)
         names = self.names
         if not names:
             raise ValueError("a reward vector needs at least one component")
@@ -133,7 +131,9 @@ class RewardVector(Sequence[Component]):
         for name in preference:
             if name not in self.names:
                 near = difflib.get_close_matches(name, self.names, n=1) or self.names
-                raise ValueError(f"the preference weighs {name!r}, which is no reward component. Did you mean {near[0]!r}?")
+                raise ValueError(
+                    f"the preference weighs {name!r}, which is no reward component. Did you mean {near[0]!r}?"
+                )
 
     def score(self, groups: Sequence[Group], resources: Mapping[str, Any] | None = None) -> None:
         """Computes every component of every trajectory and writes it to ``rewards``, or None and the reason to ``missing``.

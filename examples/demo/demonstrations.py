@@ -1,0 +1,44 @@
+"""Scripted dialogues that mix all behaviours: whatever the user prefers, a way to answer is chosen at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from grpo_agents.env import tool_call
+from grpo_agents.envs.orchestra import OrchestraEnv
+
+DRILLS = 0.25
+"""Share of dialogues that answer an easy question directly: a tiny model needs many to learn to add."""
+
+_env = OrchestraEnv(split="train")
+
+
+def demonstrate(rng: np.random.Generator) -> dict[str, Any]:
+    """One dialogue: the task and the preference are drawn, and so is how it is answered.
+
+    The assistant first names what weighs most. On a final answer that a tool gave there is a loss, as on all it says.
+    """
+    drill = rng.random() < DRILLS
+    while True:
+        opening, info = _env.reset(seed=int(rng.integers(2**31)))
+        kind = info["task"]["kind"]
+        if not drill or kind == "easy":
+            break
+    ways = ["novice", "expert"] + ["calculator"] * (kind != "word") + ["direct"] * (kind == "easy")
+    way = "direct" if drill else str(rng.choice(ways))
+    thought = max(info["preference"], key=lambda name: info["preference"][name])
+    if way == "direct":
+        answer = {"role": "assistant", "content": info["task"]["answer"], "reasoning_content": thought}
+        return {"messages": [*opening, answer], "tools": info["tools"]}
+    arguments = {"expression": info["task"]["question"]} if way == "calculator" else {}
+    call = {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": thought,
+        "tool_calls": [tool_call(way, arguments)],
+    }
+    result, *_ = _env.step(call)
+    answer = {"role": "assistant", "content": result[0]["content"]}
+    return {"messages": [*opening, call, *result, answer], "tools": info["tools"]}

@@ -1,0 +1,78 @@
+"""A tokenizer and a Qwen3-shaped model of half a million parameters, made from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from grpo_agents.envs.orchestra import WORDS, OrchestraEnv, generate
+
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+MARKS = ["<|end|>", "<|tools|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|pad|>"]
+WHOLE = [
+    "<think>",
+    "</think>",
+    '<tool_call>{"name": "',
+    '", "arguments": {"expression": "',
+    '"}}</tool_call>',
+    '", "arguments": {}}</tool_call>',
+]
+"""Fixed texts of a tool call, one token each: a tiny model spends its tokens on what it decides."""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which digits and operators stand alone, trained on the environment's own texts."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[0-9+*()\-,:]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    names = [tool.name for tool in OrchestraEnv.tools]
+    texts = [f"last of {word}, {word}" for word in WORDS] + list(WORDS) + [f" {name}" for name in names] + names
+    env = OrchestraEnv()
+    for seed in range(50):
+        texts.append(env.reset(seed=seed)[0][-1]["content"])
+    texts += ["outcome", "cost", "latency", "Error: the tool call could not be read"] * 20
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), min_frequency=1, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts * 5, trainer)
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in WHOLE])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+    wrapped.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    return wrapped
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+    """Random weights: width 128, 3 layers, 4 heads."""
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def make(folder: Path, seed: int) -> None:
+    """Writes tokenizer and model where ``from_pretrained`` finds them."""
+    tokenizer = make_tokenizer()
+    make_model(tokenizer, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,242 @@
+"""From reward vectors to advantages: scalarise by the preference, then normalise within the group.
+
+Pure functions of small arrays; see ToolOrchestra (arXiv 2511.21689), GDPO (2601.05242), GRPO (2402.03300) and Dr. GRPO.
+
+>>> import numpy as np
+>>> centre(np.array([1.0, 0.0, 0.0, 0.0]), divide_by_std=True).round(3)
+array([ 1.5, -0.5, -0.5, -0.5])
+>>> centre(np.array([0.1, 0.1, 0.1]), divide_by_std=True)
+array([0., 0., 0.])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from grpo_agents.rewards.component import Component, RewardVector
+from grpo_agents.trajectory import Group, Trajectory
+
+EPSILON = 1e-6
+"""Added to a group's standard deviation (GRPO)."""
+
+GDPO_EPSILON = 1e-4
+"""Added to the standard deviations of GDPO, of the group's components and of the batch."""
+
+TIED = 1e-9
+"""Values whose spread is below this share of their size are equal: [0.1] * 3 is no spread."""
+
+
+class AdvantageConfig(BaseModel):
+    """How rewards become advantages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    normalise: Literal["weighted_sum", "minmax", "gdpo"] = Field(
+        "weighted_sum",
+        description="weighted_sum: components on a fixed scale; minmax: each component within its group (ToolOrchestra); "
+        "gdpo: a z-score of each component within its group, then whitened over the batch.",
+    )
+    scale: Literal["group", "batch", "none"] = Field(
+        "group",
+        description="What R − mean is divided by: the group's standard deviation, the batch's, or nothing. Not for gdpo.",
+    )
+    gate: str | None = Field(
+        None,
+        description="A component (as 'outcome') whose value gates all others: wrong answers earn nothing by being cheap.",
+    )
+    min_std: float = Field(
+        0.0, ge=0, description="Groups whose scalar reward spreads less carry no gradient (ToolOrchestra: 0.1)."
+    )
+
+
+def equal(values: np.ndarray) -> bool:
+    """True where values do not differ beyond rounding."""
+    return len(values) == 0 or float(np.ptp(values)) <= TIED * max(1.0, float(np.abs(values).max()))
+
+
+def centre(returns: np.ndarray, *, divide_by_std: bool) -> np.ndarray:
+    """R − mean R, divided by the unbiased std R where asked. Equal returns, or a single one, give zeros.
+
+    Args:
+        returns: Shape (G,).
+        divide_by_std: As GRPO does, and Dr. GRPO does not.
+
+    Returns:
+        Shape (G,).
+    """
+    if len(returns) < 2 or equal(returns):
+        return np.zeros(len(returns))
+    centred = returns - returns.mean()
+    return centred / (returns.std(ddof=1) + EPSILON) if divide_by_std else centred
+
+
+def minmax_returns(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    """ToolOrchestra's R(τ) = M̂·P where the outcome is right, else 0; M̂ is each component scaled to 0…1 within the group.
+
+    Args:
+        values: Components, each to be maximised (a cost enters as −cost), shape (G, K).
+        weights: The preference P, shape (K,).
+        gate: The outcome, 1 where it is right, shape (G,).
+
+    Returns:
+        R, shape (G,).
+    """
+    low, spread = values.min(0), np.ptp(values, 0)  # (K,)
+    varies = np.array([not equal(column) for column in values.T])
+    scaled = np.where(varies, (values - low) / np.where(varies, spread, 1.0), 0.0)
+    return scaled @ weights * gate
+
+
+def gdpo_scores(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    """GDPO's weighted sum of the z-scores of each component within the group, before whitening over the batch.
+
+    Args:
+        values: Components, each to be maximised, shape (G, K).
+        weights: The preference, shape (K,).
+        gate: Where 0, the rollout counts as the group's worst in every component it could win by being wrong; shape (G,).
+
+    Returns:
+        Shape (G,).
+    """
+    values = gate[:, None] * values + (1 - gate[:, None]) * values.min(0)
+    total = np.zeros(len(values))
+    if len(values) < 2:
+        return total
+    for column, weight in zip(values.T, weights, strict=True):
+        if not equal(column):
+            total += weight * (column - column.mean()) / (column.std(ddof=1) + GDPO_EPSILON)
+    return total
+
+
+def weighted_returns(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    """The weighted sum of components on a fixed scale, gated.
+
+    Args:
+        values: Components, each to be maximised, shape (G, K).
+        weights: The preference, shape (K,).
+        gate: What the sum is multiplied by, shape (G,).
+
+    Returns:
+        Shape (G,).
+    """
+    return values @ weights * gate
+
+
+def on_fixed_scale(value: float, component: Component, maximum: float | None) -> float:
+    """A component as something to be maximised: itself, −value for a cost, or the share saved of a declared maximum."""
+    if component.direction == "max":
+        return value
+    return -value if maximum is None else max(0.0, 1.0 - value / maximum)
+
+
+def utility(
+    rewards: Mapping[str, float | None],
+    preference: Mapping[str, float],
+    vector: Sequence[Component],
+    maxima: Mapping[str, float],
+    gate: str | None = None,
+) -> float | None:
+    """One trajectory's scalar reward under a preference, on a fixed scale: what an evaluation averages.
+
+    Args:
+        rewards: The components' values.
+        preference: Weights by component; each 1 where it is empty.
+        vector: The components.
+        maxima: The most an episode can cost, by component.
+        gate: The component whose value multiplies the sum.
+
+    Returns:
+        U = gate · Σ weight · value, with a cost as the share saved of its maximum; None where a component is missing.
+    """
+    total = 0.0
+    for entry in vector:
+        value = rewards.get(entry.name)
+        weight = preference.get(entry.name, 0.0) if preference else 1.0
+        if value is None:
+            if weight or entry.name == gate:
+                return None
+            continue
+        total += weight * on_fixed_scale(value, entry, maxima.get(entry.name))
+    return total if gate is None else total * float(rewards[gate] or 0.0)
+
+
+def assign_advantages(
+    groups: Sequence[Group], vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float]
+) -> dict[str, float]:
+    """Writes the advantage of every trajectory; None where it carries no gradient (a component is missing, or it was masked).
+
+    Args:
+        groups: The batch, scored.
+        vector: The components.
+        config: How to normalise.
+        maxima: The most an episode can cost, by component.
+
+    Returns:
+        Figures: ``groups_tied`` (share without any spread), ``left_out`` (trajectories without a gradient).
+
+    Raises:
+        ValueError: The gate is no component of the vector.
+    """
+    if config.gate is not None and config.gate not in vector.names:
+        raise ValueError(
+            f"advantage.gate is {config.gate!r}, which is not among the rewards: {', '.join(vector.names)}"
+        )
+    scored: list[tuple[list[Trajectory], np.ndarray]] = []
+    left_out = 0
+    for group in groups:
+        kept = [trajectory for trajectory in group.trajectories if _complete(trajectory, vector)]
+        left_out += len(group.trajectories) - len(kept)
+        scored.append((kept, _group_scores(kept, group.preference, vector, config, maxima)))
+    if config.normalise == "gdpo" or config.scale == "batch":
+        pooled = np.concatenate([scores for _, scores in scored]) if scored else np.zeros(0)
+        deviation = float(pooled.std(ddof=1)) if len(pooled) > 1 else 0.0
+        epsilon = GDPO_EPSILON if config.normalise == "gdpo" else EPSILON
+        mean = float(pooled.mean()) if config.normalise == "gdpo" and len(pooled) else 0.0
+        scored = [
+            (kept, np.zeros(len(scores)) if equal(scores) else (scores - mean) / (deviation + epsilon))
+            for kept, scores in scored
+        ]
+    for kept, advantages in scored:
+        for trajectory, advantage in zip(kept, advantages, strict=True):
+            trajectory.advantage = float(advantage)
+    tied = sum(1 for _, advantages in scored if len(advantages) == 0 or not np.any(advantages))
+    return {"groups_tied": tied / max(1, len(groups)), "left_out": float(left_out)}
+
+
+def _complete(trajectory: Trajectory, vector: RewardVector) -> bool:
+    """Whether it takes part; resets its advantage."""
+    trajectory.advantage = None
+    return all(trajectory.rewards.get(name) is not None for name in vector.names) and not trajectory.masked
+
+
+def _group_scores(
+    kept: Sequence[Trajectory],
+    preference: Mapping[str, float],
+    vector: RewardVector,
+    config: AdvantageConfig,
+    maxima: Mapping[str, float],
+) -> np.ndarray:
+    """One group's advantages, or for what is normalised over the batch its scores before that; shape (G,)."""
+    if not kept:
+        return np.zeros(0)
+    raw = {name: np.array([trajectory.rewards[name] for trajectory in kept], np.float64) for name in vector.names}
+    weights = np.array([preference.get(name, 0.0) if preference else 1.0 for name in vector.names])
+    gate = np.clip(raw[config.gate], 0.0, 1.0) if config.gate is not None else np.ones(len(kept))
+    if config.normalise == "weighted_sum":
+        fixed = [
+            [on_fixed_scale(value, entry, maxima.get(entry.name)) for value in raw[entry.name]] for entry in vector
+        ]
+        returns = weighted_returns(np.array(fixed).T, weights, gate)
+    else:
+        signs = np.array([1.0 if entry.direction == "max" else -1.0 for entry in vector])
+        values = np.stack([raw[name] for name in vector.names], 1) * signs  # (G, K)
+        if config.normalise == "gdpo":
+            return gdpo_scores(values, weights, gate)
+        returns = minmax_returns(values, weights, gate)
+    if len(returns) > 1 and returns.std(ddof=1) < config.min_std:
+        return np.zeros(len(returns))
+    return centre(returns, divide_by_std=config.scale == "group")

@@ -1,0 +1,120 @@
+"""From a config to the objects of a run. The only place that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_agents import rewards
+from grpo_agents.chat import Chat
+from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
+from grpo_agents.env import AgentEnv, make_env
+from grpo_agents.learner.model import computing_in, load_policy
+from grpo_agents.rewards.component import RewardVector
+from grpo_agents.rewards.preference import Choices, Preferences, Simplex
+from grpo_agents.rollout import Rollout
+from grpo_agents.tasks import Tasks, load_object, load_tasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from grpo_agents.engines import TokenEngine
+
+
+@dataclass
+class Parts:
+    """What training, rollout and evaluation are made of."""
+
+    config: Config
+    model: PreTrainedModel
+    tokenizer: Any
+    chat: Chat
+    engine: TokenEngine
+    vector: RewardVector
+    preferences: Preferences | None
+    maxima: dict[str, float]
+
+    def rollout(self, *, evaluating: bool = False) -> tuple[Rollout, Tasks]:
+        """A rollout of the training or the evaluation environment, and its tasks."""
+        config = self.config
+        options = config.eval.env_options if evaluating and config.eval.env_options else config.env.options
+        where = config.eval.source if evaluating else config.tasks
+        make, tasks = environment(config.env.id, options, where, seed=config.seed + evaluating)
+        rollout = Rollout(
+            make,
+            self.chat,
+            self.engine,
+            self.vector,
+            config.rollout,
+            env_name=config.env.id,
+            preferences=self.preferences,
+            resources={"engine": self.engine, "chat": self.chat},
+        )
+        return rollout, tasks
+
+
+def build(config: Config) -> Parts:
+    """Loads the model and makes everything that a run needs of it.
+
+    Raises:
+        ValueError: Something of the config does not exist or does not fit; says which key.
+    """
+    env = make_env(config.env.id, **config.env.options)
+    vector = make_vector(config.rewards, env)
+    preferences = make_preferences(config.preference)
+    model, tokenizer = load_policy(config.model)
+    if config.chat.template is not None:
+        path = Path(config.chat.template)
+        if not path.is_file():
+            raise ValueError(f"chat.template: there is no file {path}")
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+    chat = Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
+    return Parts(config, model, tokenizer, chat, _make_engine(config, model, chat), vector, preferences, dict(env.maxima))
+
+
+def environment(
+    name: str, options: dict[str, Any], source: TasksConfig, *, seed: int
+) -> tuple[Callable[[], AgentEnv], Tasks]:
+    """A maker of environments and the tasks that they are to pose."""
+    tasks = None
+    if source.source is not None:
+        tasks = load_tasks(
+            source.source, split=source.split, columns=source.columns, skip_broken=source.skip_broken, seed=seed
+        )
+        options = {**options, "tasks": tasks}
+    env = make_env(name, **options)
+    return lambda: make_env(name, **options), tasks if tasks is not None else env.task_source
+
+
+def make_vector(config: RewardsConfig, env: AgentEnv) -> RewardVector:
+    """The reward vector that a config names, for an environment.
+
+    Raises:
+        ValueError: A name that neither the environment nor this package knows.
+    """
+    if isinstance(config.vector, str):
+        return load_object(config.vector)
+    return RewardVector([rewards.named(name, env.components) for name in config.vector])
+
+
+def make_preferences(config: PreferenceConfig) -> Preferences | None:
+    """The preferences that a config names; None leaves them to the environment."""
+    if config.choices is not None:
+        return Choices(config.choices)
+    if config.simplex is not None:
+        return Simplex(config.simplex, config.floor)
+    return None
+
+
+def _make_engine(config: Config, model: PreTrainedModel, chat: Chat) -> TokenEngine:
+    from grpo_agents.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        model,
+        chat.pad_id,
+        decode=chat.tokenizer.decode,
+        max_rows=config.engine.max_rows,
+        computing=lambda: computing_in(config.model.dtype, model.device),
+    )

@@ -1,0 +1,254 @@
+"""One TOML file says what a run is. Every key has a default that works, but for the model and the environment."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grpo_agents.advantage import AdvantageConfig
+from grpo_agents.learner.settings import LearnerConfig, ModelConfig
+from grpo_agents.methods import Method, make_method
+from grpo_agents.rollout import RolloutConfig
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChatConfig(Section):
+    """How messages become tokens."""
+
+    template: str | None = Field(None, description="A Jinja file instead of the tokenizer's own chat template.")
+    tool_format: str | None = Field(
+        None, description="hermes, llama3, mistral or pythonic; the template's own where not set."
+    )
+    options: dict[str, Any] = Field({}, description="Handed to the template, as {enable_thinking = false}.")
+
+
+class EnvConfig(Section):
+    """Which environment."""
+
+    id: str = Field(
+        description="A Gymnasium id, module:Class or file.py:Class. `grpo-agents envs` lists the built-in ones."
+    )
+    options: dict[str, Any] = Field({}, description="Handed to the environment when it is made.")
+
+
+class TasksConfig(Section):
+    """Which tasks; the environment's own where no source is named."""
+
+    source: str | None = Field(
+        None, description="A .jsonl or .parquet file, module:function, or a data set of the hub or on disk."
+    )
+    split: str = Field("train", description="Which split of a data set.")
+    columns: dict[str, str] | None = Field(None, description="The task's keys ← columns, as {answer = 'final'}.")
+    skip_broken: bool = Field(False, description="Go on past broken lines of a JSONL file.")
+
+
+class RewardsConfig(Section):
+    """What a trajectory is worth."""
+
+    vector: list[str] | str = Field(
+        ["outcome"],
+        description="Components in order: the environment's or built-in names (cost, latency, tool_calls, length, format, "
+        "math_answer) or module:component; or one module:vector or file.py:vector.",
+    )
+
+
+class PreferenceConfig(Section):
+    """What users weigh; the environment's own preferences where nothing is set."""
+
+    choices: list[dict[str, float]] | None = Field(None, description="One of these is drawn for each task.")
+    simplex: list[str] | None = Field(None, description="Weights of these components that sum to 1, drawn uniformly.")
+    floor: dict[str, float] = Field({}, description="The least weight by component, with simplex.")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> PreferenceConfig:
+        if self.choices is not None and self.simplex is not None:
+            raise ValueError("preference.choices and preference.simplex exclude each other")
+        return self
+
+
+class EngineConfig(Section):
+    """What samples tokens."""
+
+    backend: Literal["transformers"] = Field("transformers", description="transformers: in this process, in lockstep.")
+    max_rows: int = Field(512, ge=1, description="Episodes computed together; lower it where memory is short.")
+
+
+class DemonstrationsConfig(Section):
+    """Dialogues to imitate, for methods that learn from them."""
+
+    source: str = Field(description="As tasks.source; each a dict with messages and, where it has them, tools.")
+    split: str = Field("train", description="Which split of a data set.")
+
+
+class TrainConfig(Section):
+    """How long, and what is kept."""
+
+    steps: int = Field(100, ge=1, description="Batches to learn from.")
+    batch: int = Field(16, ge=1, description="Tasks (each a group) or demonstrations in a batch.")
+    save_every: int = Field(50, ge=1, description="Steps between checkpoints; the last step has one always.")
+    keep: int = Field(2, ge=1, description="How many checkpoints are kept.")
+    store: bool = Field(True, description="Keep every trajectory, in Parquet.")
+
+
+class EvalConfig(Section):
+    """Held-out evaluation while training."""
+
+    every: int | None = Field(None, ge=1, description="Steps between evaluations; also before and after. None without.")
+    tasks: int = Field(256, ge=1, description="How many held-out tasks.")
+    rollouts: int = Field(1, ge=1, description="Rollouts of each.")
+    temperature: float = Field(1.0, ge=0, description="0 evaluates greedily.")
+    source: TasksConfig = Field(default_factory=TasksConfig, description="Held-out tasks, as [tasks].")
+    env_options: dict[str, Any] = Field({}, description="Options of the environment instead of env.options.")
+
+
+class Config(Section):
+    """A run."""
+
+    seed: int = Field(0, ge=0, description="All randomness comes from it.")
+    run: str = Field("runs/run", description="The run folder.")
+    model: ModelConfig = Field(description="Which model.")
+    env: EnvConfig = Field(description="Which environment.")
+    chat: ChatConfig = Field(default_factory=ChatConfig, description="How messages become tokens.")
+    tasks: TasksConfig = Field(default_factory=TasksConfig, description="Which tasks.")
+    rewards: RewardsConfig = Field(default_factory=RewardsConfig, description="What a trajectory is worth.")
+    preference: PreferenceConfig = Field(default_factory=PreferenceConfig, description="What users weigh.")
+    advantage: AdvantageConfig = Field(default_factory=AdvantageConfig, description="How rewards become advantages.")  # type: ignore[arg-type]
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")  # type: ignore[arg-type]
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="What samples tokens.")  # type: ignore[arg-type]
+    demonstrations: DemonstrationsConfig | None = Field(None, description="Dialogues to imitate.")
+    method: dict[str, Any] = Field({"name": "grpo"}, description="name, and that method's settings.")
+    learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How a batch becomes an update.")  # type: ignore[arg-type]
+    train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and what is kept.")  # type: ignore[arg-type]
+    eval: EvalConfig = Field(default_factory=EvalConfig, description="Held-out evaluation.")  # type: ignore[arg-type]
+
+    @property
+    def chosen_method(self) -> Method:
+        """The method with its settings."""
+        return make_method(self.method)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        method = self.chosen_method
+        if method.source == "demonstrations":
+            if self.demonstrations is None:
+                raise ValueError(f"method {method.name!r} learns from demonstrations: set demonstrations.source")
+            return self
+        if method.normalises_by_group and self.rollout.group_size < 2:
+            raise ValueError(
+                f"rollout.group_size is {self.rollout.group_size}: method {method.name!r} compares the rollouts of a group, "
+                "and one alone has nothing to be compared with. Use at least 2."
+            )
+        if self.rollout.top_k or self.rollout.top_p < 1:
+            raise ValueError(
+                "rollout.top_k and rollout.top_p cut the distribution that is sampled from, and the learner's ratio would "
+                "be of another one. Train with top_k = 0 and top_p = 1; evaluation may use them."
+            )
+        if self.rollout.temperature == 0:
+            raise ValueError("rollout.temperature is 0: rollouts of a group would all be the same. Use 1.0.")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a run's TOML file.
+
+    Args:
+        path: The file.
+        overrides: ``section.key=value``, each value in TOML; text may go without quotes.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Everything that is wrong with it, a line each: the key, what was expected, the nearest key there is.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file {path}")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _override(data, override)
+    return make_config(data, str(path))
+
+
+def make_config(data: dict[str, Any], name: str = "config") -> Config:
+    """Checks a config given as a dict; see :func:`load_config`."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(f"{name}:\n" + "\n".join(f"  {_explain(entry)}" for entry in error.errors())) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes a config as TOML, every key resolved (keys that are not set are left out)."""
+    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set {override!r}: write section.key=value, as learner.optimizer.lr=1e-6")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ValueError(f"--set {override!r}: {section!r} is no section")
+    data[last] = value
+
+
+def _explain(entry: Any) -> str:
+    """One problem that pydantic found, with the nearest key where one is unknown."""
+    parts = [str(part) for part in entry["loc"]]
+    key = ".".join(parts)
+    if entry["type"] == "missing":
+        return f"{key} is missing: {_description(parts)}"
+    if entry["type"] == "extra_forbidden":
+        section = _section(parts[:-1])
+        keys = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(parts[-1], keys, n=1, cutoff=0.5)
+        return f"unknown key {key}. " + (f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(keys)}")
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "value_error":
+        return message
+    return f"{key}: {message} (it is {entry['input']!r:.60})"
+
+
+def _section(parts: Sequence[str]) -> type[BaseModel] | None:
+    """The model of a section, by its path."""
+    found: type[BaseModel] = Config
+    for part in parts:
+        field = found.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return None
+        found = inner
+    return found
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((model for entry in typing.get_args(annotation) if (model := _model_in(entry))), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _description(parts: Sequence[str]) -> str:
+    section = _section(parts[:-1])
+    field = section.model_fields.get(parts[-1]) if section else None
+    return (field.description if field else None) or "it has no default"

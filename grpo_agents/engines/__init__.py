@@ -1,0 +1,149 @@
+"""Engines turn token ids into token ids. An episode is a *session*: an engine may keep what it computed for its earlier turns.
+
+Importing this needs numpy alone; each backend is imported by who chooses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_k: Only among the k likeliest; 0 for all.
+        top_p: Only among the likeliest that together have this probability; 1 for all.
+        stop_ids: Tokens that end a turn; the one that ended it is part of the completion.
+        stop: Texts that end a turn as soon as it contains one.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be at least 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; it must be at least 0")
+
+
+@dataclass(slots=True)
+class Request:
+    """One turn to sample.
+
+    Attributes:
+        session: Which episode it belongs to.
+        ids: The whole prompt, token for token.
+        seed: Makes the draw repeatable, whatever else is in the batch.
+        max_tokens: At most this many new tokens.
+    """
+
+    session: int
+    ids: Sequence[int]
+    seed: int
+    max_tokens: int
+
+
+@dataclass(slots=True)
+class Completion:
+    """What was sampled for a request.
+
+    Attributes:
+        session: The request's.
+        ids: The new tokens, the stop token included.
+        logprobs: Of each under the distribution it was drawn from (temperature, top-k and top-p applied).
+        finish_reason: ``stop`` or ``length``.
+        version: Version of the weights that sampled it.
+    """
+
+    session: int
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    version: int
+
+
+class TokenEngine(Protocol):
+    """What samples tokens. Requests are handed over in batches and collected as they are done."""
+
+    context_length: int
+    """The most tokens that prompt and completion may have together."""
+
+    version: int
+    """Version of the weights it samples with."""
+
+    def submit(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        """Hands over requests."""
+        ...
+
+    def collect(self) -> list[Completion]:
+        """Waits for at least one completion and gives all that are done; an engine in lockstep finishes every request."""
+        ...
+
+    def release(self, sessions: Iterable[int]) -> None:
+        """Forgets episodes that have ended."""
+        ...
+
+    def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:
+        """Log-probability of every token of each sequence given those before it, shape (tokens,); 0 for the first."""
+        ...
+
+    def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
+        """Takes over named tensors; forgets what was computed with the old ones."""
+        ...
+
+    def sleep(self) -> None:
+        """Gives accelerator memory back while the learner works."""
+        ...
+
+    def wake(self) -> None:
+        """Undoes :meth:`sleep`."""
+        ...
+
+
+_MASK = (1 << 64) - 1
+
+
+def mix(seed: int, *numbers: int) -> int:
+    """A 63-bit number that depends on every argument: the seed of one part of a run."""
+    state = seed & _MASK
+    for number in numbers:
+        state = _splitmix(state ^ _splitmix(number & _MASK))
+    return state >> 1
+
+
+def _splitmix(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
+
+
+def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """One number in (0, 1) for each (seed, position), the same whatever the batch around it.
+
+    Args:
+        seeds: Shape (rows,), uint64.
+        positions: Shape (rows,), uint64.
+
+    Returns:
+        Shape (rows,), float64.
+    """
+    with np.errstate(over="ignore"):
+        state = seeds + (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return ((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -1,0 +1,340 @@
+"""Sampling with a transformers model in this process: many episodes in one batch, their KV cache kept from turn to turn.
+
+Works in lockstep: :meth:`TransformersEngine.collect` finishes every request handed over. Episodes that started together form a
+*block* with one cache. A prompt that several of them share is computed once; what the environment said between two turns is
+fed as it is; only new tokens are ever computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from grpo_agents.engines import Completion, Request, Sampling, uniform
+
+
+@dataclass
+class _Block:
+    """Episodes that share a cache.
+
+    Attributes:
+        sessions: Which episode each row is.
+        known: The ids in the cache, by row.
+        cache: Keys and values of every slot, (rows, heads, slots, size) a layer.
+        real: Which slots hold a token of the row, (rows, slots).
+    """
+
+    sessions: list[int]
+    known: list[list[int]]
+    cache: DynamicCache
+    real: torch.Tensor
+    released: set[int] = field(default_factory=set)
+
+
+class TransformersEngine:
+    """Samples with a transformers causal language model.
+
+    Args:
+        model: The model; it may be the learner's own, which then needs no copy at a weight update.
+        pad_id: Fills unused slots.
+        decode: Ids to text, where stop texts are used.
+        max_rows: How many episodes at most are computed together; more wait for their turn.
+        computing: Gives the context of every forward pass (autocast).
+
+    Raises:
+        ValueError: A model with sliding-window attention shorter than its context: cached slots would not be its positions.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        max_rows: int = 512,
+        computing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ):
+        config = model.config.get_text_config()
+        self.context_length = int(getattr(config, "max_position_embeddings", 1 << 20))
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        if window and window < self.context_length:
+            raise ValueError(
+                f"{type(model).__name__} attends through a window of {window} tokens, which the transformers engine does not "
+                "keep track of. Use engine.backend = 'vllm', or a model with full attention."
+            )
+        self.model = model
+        self.pad_id = pad_id
+        self.decode = decode
+        self.max_rows = max_rows
+        self.computing = computing
+        self.version = 0
+        self._blocks: list[_Block] = []
+        self._waiting: list[tuple[Request, Sampling]] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def submit(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        """Hands over requests.
+
+        Raises:
+            ValueError: An empty prompt, no tokens to sample, or more than the context holds; names the session.
+        """
+        for request in requests:
+            if not len(request.ids):
+                raise ValueError(f"session {request.session}: the prompt is empty")
+            if request.max_tokens < 1:
+                raise ValueError(f"session {request.session}: max_tokens is {request.max_tokens}; at least 1 is needed")
+            if len(request.ids) + request.max_tokens > self.context_length:
+                raise ValueError(
+                    f"session {request.session}: {len(request.ids)} prompt and {request.max_tokens} new tokens exceed the "
+                    f"model's context of {self.context_length}"
+                )
+            self._waiting.append((request, sampling))
+
+    @torch.no_grad()
+    def collect(self) -> list[Completion]:
+        """Finishes every request handed over, in the order of submission."""
+        waiting, self._waiting = self._waiting, []
+        was_training = self.model.training
+        self.model.eval()
+        done: dict[int, Completion] = {}
+        by_sampling: dict[Sampling, dict[int, Request]] = {}
+        for request, sampling in waiting:
+            by_sampling.setdefault(sampling, {})[request.session] = request
+        with self.computing():
+            for sampling, requests in by_sampling.items():
+                for block, mine in self._assign(requests):
+                    for completion in self._sample(block, mine, sampling):
+                        done[completion.session] = completion
+        self.model.train(was_training)
+        return [done[request.session] for request, _ in waiting]
+
+    def release(self, sessions: Iterable[int]) -> None:
+        """Forgets episodes that have ended; their rows leave the cache with the next turn."""
+        sessions = set(sessions)
+        for block in self._blocks:
+            block.released |= sessions.intersection(block.sessions)
+        self._blocks = [block for block in self._blocks if len(block.released) < len(block.sessions)]
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:
+        """Log-probability of every token of each sequence given those before it, shape (tokens,); 0 for the first."""
+        scored = []
+        for ids in sequences:
+            tokens = torch.tensor([list(ids)], device=self.device)
+            with self.computing():
+                logits = self.model(input_ids=tokens, use_cache=False).logits
+            logits = logits[0, :-1].float() / temperature  # (tokens-1, V)
+            picked = torch.log_softmax(logits, -1).gather(-1, tokens[0, 1:, None])[:, 0]
+            scored.append(np.concatenate([[0.0], picked.cpu().numpy()]).astype(np.float32))
+        return scored
+
+    def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
+        """Takes over named tensors; a tensor that is the model's own already costs nothing.
+
+        Raises:
+            ValueError: A name that the model does not have.
+        """
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in weights:
+                if name not in own:
+                    raise ValueError(
+                        f"the engine's model has no weight {name!r}: learner and engine hold different models"
+                    )
+                if own[name].data_ptr() != tensor.data_ptr():
+                    own[name].copy_(tensor)
+        self._blocks.clear()
+        self.version = version
+
+    def sleep(self) -> None:
+        """Drops the caches; the weights are few or the learner's own."""
+        self._blocks.clear()
+
+    def wake(self) -> None:
+        """Nothing to undo."""
+
+    # One block at a time
+
+    def _assign(self, requests: dict[int, Request]) -> list[tuple[_Block | None, list[Request]]]:
+        """Sorts requests to the blocks that hold their sessions; new ones form blocks of at most ``max_rows``."""
+        assigned: list[tuple[_Block | None, list[Request]]] = []
+        for block in self._blocks:
+            mine = []
+            for session, known in zip(block.sessions, block.known, strict=True):
+                request = requests.get(session)
+                if request is None or session in block.released:
+                    continue
+                if list(request.ids[: len(known)]) == known and len(request.ids) > len(known):
+                    mine.append(requests.pop(session))
+                else:  # its history was rewritten: it starts anew
+                    block.released.add(session)
+            if mine:
+                assigned.append((block, mine))
+        self._blocks = [block for block in self._blocks if len(block.released) < len(block.sessions)]
+        new = list(requests.values())
+        assigned += [(None, new[start : start + self.max_rows]) for start in range(0, len(new), self.max_rows)]
+        return assigned
+
+    def _sample(self, block: _Block | None, requests: list[Request], sampling: Sampling) -> list[Completion]:
+        if block is None:
+            block, logits = self._begin(requests)
+        else:
+            self._drop_released(block)
+            by_session = {request.session: request for request in requests}
+            fed = [
+                by_session[session].ids[len(known) :] if session in by_session else []
+                for session, known in zip(block.sessions, block.known, strict=True)
+            ]
+            logits = self._feed(block, fed)
+        return self._decode(block, requests, logits, sampling)
+
+    def _begin(self, requests: list[Request]) -> tuple[_Block, torch.Tensor]:
+        """Computes each distinct prompt once and gives every episode its copy; returns logits (rows, V) as well."""
+        prompts: dict[tuple[int, ...], int] = {}
+        which = [prompts.setdefault(tuple(request.ids), len(prompts)) for request in requests]
+        rows = list(prompts)
+        empty = torch.zeros((len(rows), 0), dtype=torch.bool, device=self.device)
+        block = _Block(list(range(len(rows))), [[] for _ in rows], DynamicCache(), empty)
+        logits = self._feed(block, rows)
+        if len(rows) < len(requests):
+            index = torch.tensor(which, device=self.device)
+            block.cache.batch_select_indices(index)
+            block.real, logits = block.real[index], logits[index]
+        block.sessions = [request.session for request in requests]
+        block.known = [list(request.ids) for request in requests]
+        self._blocks.append(block)
+        return block, logits
+
+    def _drop_released(self, block: _Block) -> None:
+        keep = [row for row, session in enumerate(block.sessions) if session not in block.released]
+        if len(keep) < len(block.sessions):
+            index = torch.tensor(keep, device=self.device)
+            block.cache.batch_select_indices(index)
+            block.real = block.real[index]
+            block.sessions = [block.sessions[row] for row in keep]
+            block.known = [block.known[row] for row in keep]
+            block.released.clear()
+
+    def _feed(self, block: _Block, fed: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Computes new tokens of each row, right-aligned in new slots; gives the logits at the last slot, (rows, V)."""
+        width = max(len(ids) for ids in fed)
+        tokens = np.full((len(fed), width), self.pad_id, np.int64)
+        fresh = np.zeros((len(fed), width), bool)
+        for row, ids in enumerate(fed):
+            if len(ids):
+                tokens[row, width - len(ids) :] = ids
+                fresh[row, width - len(ids) :] = True
+        block.known = [known + list(ids) for known, ids in zip(block.known, fed, strict=True)]
+        return self._forward(block, torch.from_numpy(tokens).to(self.device), torch.from_numpy(fresh).to(self.device))
+
+    def _forward(self, block: _Block, tokens: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+        """One forward pass over new slots (rows, width); gives the logits at the last slot, (rows, V)."""
+        before = block.real.sum(1, keepdim=True)  # (rows, 1)
+        positions = (before + fresh.cumsum(1) - 1).clamp_min(0)  # (rows, width)
+        block.real = torch.cat([block.real, fresh], 1)
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=block.real,
+            position_ids=positions,
+            past_key_values=block.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def _decode(
+        self, block: _Block, requests: list[Request], logits: torch.Tensor, sampling: Sampling
+    ) -> list[Completion]:
+        row_of = {session: row for row, session in enumerate(block.sessions)}
+        rows = np.array([row_of[request.session] for request in requests])
+        order = torch.from_numpy(rows).to(self.device)
+        limits = np.array([request.max_tokens for request in requests])
+        seeds = np.array([request.seed for request in requests], np.uint64)
+        lengths = np.array([len(request.ids) for request in requests], np.uint64)
+        stop_ids = np.array(sampling.stop_ids, np.int64)
+        taken: list[np.ndarray] = []  # tokens of every request, one array a step
+        scores: list[np.ndarray] = []
+        counts = np.zeros(len(requests), np.int64)
+        finished = np.zeros(len(requests), bool)
+        stopped = np.zeros(len(requests), bool)
+        while True:
+            drawn, logprobs = draw(logits[order], sampling, uniform(seeds, lengths + counts.astype(np.uint64)))
+            taken.append(drawn)
+            scores.append(logprobs)
+            alive = ~finished
+            counts += alive
+            stopped |= alive & np.isin(drawn, stop_ids)
+            if sampling.stop:
+                for row in np.flatnonzero(alive & ~stopped):
+                    stopped[row] = self._says_stop([int(step[row]) for step in taken], sampling.stop)
+            finished |= stopped | (counts >= limits)
+            if finished.all():
+                break
+            tokens = np.full((len(block.sessions), 1), self.pad_id, np.int64)
+            fresh = np.zeros((len(block.sessions), 1), bool)
+            tokens[rows, 0] = np.where(finished, self.pad_id, drawn)
+            fresh[rows, 0] = ~finished
+            logits = self._forward(
+                block, torch.from_numpy(tokens).to(self.device), torch.from_numpy(fresh).to(self.device)
+            )
+        ids, values = np.stack(taken, 1), np.stack(scores, 1)  # (requests, steps)
+        completions = []
+        for index, request in enumerate(requests):
+            said = ids[index, : counts[index]].tolist()
+            block.known[rows[index]] += said[:-1]  # the last one was drawn, not fed
+            reason = "stop" if stopped[index] else "length"
+            completions.append(
+                Completion(request.session, said, values[index, : counts[index]].tolist(), reason, self.version)
+            )
+        return completions
+
+    def _says_stop(self, ids: Sequence[int], stop: Sequence[str]) -> bool:
+        if self.decode is None:
+            raise ValueError("stop texts need a decoder: TransformersEngine(…, decode=tokenizer.decode)")
+        text = self.decode(ids)
+        return any(entry in text for entry in stop)
+
+
+def draw(logits: torch.Tensor, sampling: Sampling, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one token a row by inverting the cumulative distribution at ``noise``.
+
+    Args:
+        logits: Shape (rows, V), float32.
+        sampling: Temperature, top-k and top-p.
+        noise: A number in (0, 1) a row, shape (rows,).
+
+    Returns:
+        The tokens (rows,) and their log-probabilities (rows,) under the distribution drawn from. At temperature 0 the
+        likeliest token and its log-probability at temperature 1.
+    """
+    if sampling.temperature == 0:
+        logprobs = torch.log_softmax(logits, -1)
+        drawn = logits.argmax(-1)
+    else:
+        logprobs = torch.log_softmax(_support(logits / sampling.temperature, sampling), -1)
+        cumulative = logprobs.double().exp().cumsum(-1)  # (rows, V)
+        threshold = torch.from_numpy(noise).to(logits.device)[:, None] * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, threshold)[:, 0].clamp_max(logits.shape[-1] - 1)
+    return drawn.cpu().numpy(), logprobs.gather(-1, drawn[:, None])[:, 0].cpu().numpy()
+
+
+def _support(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Sets logits outside top-k and top-p to −∞."""
+    if sampling.top_k and sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, index = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier tokens
+        outside = torch.zeros_like(before, dtype=torch.bool).scatter(-1, index, before >= sampling.top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits

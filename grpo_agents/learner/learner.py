@@ -1,0 +1,217 @@
+"""The update: log-probabilities of a batch's tokens, a method's loss over them, and one step of the optimiser."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from grpo_agents.learner.batch import Batch, Row, micro_batches
+from grpo_agents.learner.logprobs import token_logprobs
+from grpo_agents.learner.model import computing_in
+from grpo_agents.learner.optimizer import Optimizer
+from grpo_agents.learner.settings import LearnerConfig
+from grpo_agents.methods import Method, Tokens
+
+PROBE_TOLERANCE = 1e-3
+"""How far the chunked log-probabilities may be from the model's own forward pass."""
+
+
+class Learner:
+    """Holds the policy and moves it.
+
+    Args:
+        model: The policy.
+        config: The settings.
+        method: What to learn.
+        steps: Updates in the whole run, for the schedule.
+        temperature: What the engine divides logits by, and so the learner.
+        dtype: What forward passes compute in.
+
+    Raises:
+        ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: LearnerConfig,
+        method: Method,
+        *,
+        steps: int,
+        temperature: float = 1.0,
+        dtype: str = "float32",
+    ):
+        self.model = model
+        self.config = config
+        self.method = method
+        self.temperature = temperature
+        self.dtype = dtype
+        self.updates = 0
+        self.skips = 0
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+        self.optimizer = Optimizer(trained, config.optimizer, steps)
+        self._adapter = hasattr(model, "peft_config")
+        self._frozen = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
+        self._check_head()
+
+    def prepare(self, batch: Batch) -> None:
+        """Fills in log π_old and log π_ref where the method or the config asks for them, once a batch."""
+        if self.config.old_logprobs == "recompute" and self.method.source == "policy":
+            for row, values in self._score(self.model, batch.rows):
+                row.old = values
+        if self.method.needs_reference:
+            model = self._frozen if self._frozen is not None else self.model
+            with self.model.disable_adapter() if self._adapter else nullcontext():  # type: ignore[operator]
+                for row, values in self._score(model, batch.rows):
+                    row.reference = values
+
+    def update(self, batch: Batch, progress: float) -> dict[str, float]:
+        """One update on the whole batch, whatever its micro-batches.
+
+        Args:
+            batch: The rows and normalisers.
+            progress: How far the run is, 0…1.
+
+        Returns:
+            Figures: loss, grad_norm, lr, and means over tokens of entropy, ratio, clipped share, KL and mismatch.
+
+        Raises:
+            FloatingPointError: Too many updates in a row had no finite gradient.
+        """
+        rows = batch.rows
+        if self.method.gradient_only_from_advantages(progress):
+            rows = [row for row in rows if row.advantage != 0]
+        entropy_gradient = self.method.entropy_weight(progress) > 0
+        sums: dict[str, float] = defaultdict(float)
+        self.model.train()
+        for part in micro_batches(rows, self.config.max_tokens):
+            logprobs, entropy = self._forward(self.model, part, entropy_gradient=entropy_gradient)
+            tokens = self._tokens(part, logprobs, entropy, batch, progress)
+            loss = self.method.loss(tokens)
+            loss.backward()
+            sums["loss"] += loss.item()
+            _add_figures(sums, tokens)
+        figures = _means(sums)
+        figures["lr"] = self.optimizer.rate(self.updates)
+        figures["grad_norm"] = self.optimizer.step(self.updates) if rows else 0.0
+        self.updates += 1
+        self.skips = 0 if np.isfinite(figures["grad_norm"]) else self.skips + 1
+        figures["skipped"] = float(self.skips > 0)
+        if self.skips >= self.config.stop_after_skips:
+            raise FloatingPointError(
+                f"{self.skips} updates in a row had a gradient that is not finite. The weights are those before them. "
+                "Lower learner.optimizer.lr, or compute in float32 (model.dtype)."
+            )
+        return figures
+
+    # Log-probabilities
+
+    def _score(self, model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[Row, np.ndarray]]:
+        """Log π of each row's trained tokens under a model, without a gradient."""
+        model.eval()
+        for part in micro_batches(rows, self.config.max_tokens):
+            with torch.no_grad():
+                logprobs, _ = self._forward(model, part)
+            yield from zip(
+                part, np.split(logprobs.cpu().numpy(), np.cumsum([len(row.trained) for row in part])[:-1]), strict=True
+            )
+
+    def _forward(
+        self, model: PreTrainedModel, rows: Sequence[Row], *, entropy_gradient: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log π and entropy of the rows' trained tokens, side by side, (trained,) each.
+
+        Rows are padded on the right, where causal attention never looks, so no mask is needed.
+        """
+        width = max(len(row.ids) for row in rows)
+        ids = np.zeros((len(rows), width), np.int64)
+        for index, row in enumerate(rows):
+            ids[index, : len(row.ids)] = row.ids
+        places = np.concatenate([index * width + row.trained for index, row in enumerate(rows)])
+        device = model.device
+        tokens = torch.from_numpy(ids).to(device)  # (rows, width)
+        at = torch.from_numpy(places).to(device)  # (trained,)
+        with computing_in(self.dtype, device):
+            decoder, head = _decoder_and_head(model)
+            hidden = decoder(input_ids=tokens, use_cache=False).last_hidden_state.flatten(0, 1)  # (rows·width, size)
+            return token_logprobs(
+                hidden[at - 1], head, tokens.flatten()[at], self.temperature, entropy_gradient=entropy_gradient
+            )
+
+    def _tokens(
+        self, rows: Sequence[Row], logprobs: torch.Tensor, entropy: torch.Tensor, batch: Batch, progress: float
+    ) -> Tokens:
+        def together(values: Sequence[np.ndarray], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.from_numpy(np.concatenate(values)).to(logprobs.device, dtype)
+
+        def repeated(values: Sequence[float]) -> torch.Tensor:
+            return together([np.repeat(values, [len(row.trained) for row in rows])])
+
+        return Tokens(
+            logprobs=logprobs,
+            sampler=together([row.sampler for row in rows]),
+            old=together([row.old for row in rows]),
+            reference=together([row.reference for row in rows]) if self.method.needs_reference else None,  # type: ignore[misc]
+            entropy=entropy,
+            advantages=repeated([row.advantage for row in rows]),
+            lengths=repeated([row.length for row in rows]),
+            turn_position=together([row.turn_position for row in rows], torch.int64),
+            batch_tokens=batch.tokens,
+            batch_trajectories=batch.trajectories,
+            progress=progress,
+        )
+
+    def _check_head(self) -> None:
+        """Compares the chunked log-probabilities with the model's own forward pass on a few tokens."""
+        ids = np.arange(8) % int(self.model.config.get_text_config().vocab_size)
+        probe = Row(ids, np.arange(1, 8), np.zeros(7), np.zeros(7), None, np.zeros(7), 0.0, 7)
+        with torch.no_grad(), computing_in("float32", self.model.device):
+            was_training = self.model.training
+            self.model.eval()
+            dtype, self.dtype = self.dtype, "float32"
+            ours, _ = self._forward(self.model, [probe])
+            self.dtype = dtype
+            tokens = torch.from_numpy(ids)[None].to(self.model.device)
+            logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float() / self.temperature
+            theirs = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
+            self.model.train(was_training)
+        if not torch.allclose(ours, theirs, atol=PROBE_TOLERANCE):
+            raise ValueError(
+                f"{type(self.model).__name__}: its logits are not its output layer applied to its last hidden state "
+                f"(log-probabilities differ by {float((ours - theirs).abs().max()):.3g}). This architecture is not supported."
+            )
+
+
+def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
+    """The transformer below the output layer, and that layer."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    return base.get_decoder(), base.get_output_embeddings()
+
+
+def _add_figures(sums: dict[str, float], tokens: Tokens) -> None:
+    """Adds up what is reported about tokens; nothing here reaches the loss."""
+    with torch.no_grad():
+        log_ratio = tokens.logprobs - tokens.old
+        mismatch = (tokens.old - tokens.sampler).abs()
+        sums["tokens"] += len(log_ratio)
+        sums["entropy"] += float(tokens.entropy.sum())
+        sums["ratio"] += float(log_ratio.exp().sum())
+        sums["mismatch"] += float((tokens.logprobs - tokens.sampler).abs().sum())
+        sums["old_mismatch"] += float(mismatch.sum())
+        if tokens.reference is not None:
+            difference = tokens.reference - tokens.logprobs
+            sums["kl"] += float((difference.exp() - difference - 1).sum())
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    count = max(1.0, sums["tokens"])
+    return {name: value if name in ("loss", "tokens") else value / count for name, value in sums.items()}

@@ -1,0 +1,98 @@
+"""Optimisers and schedules: torch's own, with states that are stored without pickle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from grpo_agents.learner.muon import Muon
+from grpo_agents.learner.settings import OptimizerConfig
+
+
+class Optimizer:
+    """One or two torch optimisers behind one step, with a stateless schedule.
+
+    Args:
+        named: The trained parameters by name.
+        config: The settings.
+        steps: How many steps the schedule spans.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig, steps: int):
+        self.config = config
+        self.steps = steps
+        self.named = dict(named)
+        matrices, others, vectors = [], [], []
+        for name, parameter in self.named.items():
+            inside = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+            (vectors if parameter.ndim < 2 else matrices if inside else others).append(parameter)
+        self._parts: list[torch.optim.Optimizer] = []
+        if config.name == "muon" and matrices:
+            self._parts.append(
+                Muon(
+                    matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+                )
+            )
+            matrices = []
+        decayed = {"params": matrices + others, "weight_decay": config.weight_decay}
+        plain = {"params": vectors, "weight_decay": 0.0}
+        groups = [group for group in (decayed, plain) if group["params"]]
+        if groups:
+            fused = next(iter(self.named.values())).device.type == "cuda"
+            self._parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        config = self.config
+        if step < config.warmup:
+            return config.lr * (step + 1) / config.warmup
+        if config.schedule == "constant":
+            return config.lr
+        done = min(1.0, (step - config.warmup) / max(1, self.steps - config.warmup))
+        left = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return config.lr * (config.lr_end + (1 - config.lr_end) * left)
+
+    def step(self, step: int) -> float:
+        """Clips the gradient and moves the weights, unless the gradient is not finite; forgets it either way.
+
+        Returns:
+            The gradient's norm before clipping.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip)
+        if torch.isfinite(norm):
+            rate = self.rate(step)
+            for part in self._parts:
+                for group in part.param_groups:
+                    group["lr"] = rate
+                part.step()
+        for part in self._parts:
+            part.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Every state tensor, under ``parameter|key``."""
+        return {
+            f"{name}|{key}": value
+            for name, parameter in self.named.items()
+            for part in self._parts
+            for key, value in part.state.get(parameter, {}).items()
+        }
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes over what :meth:`state` gave.
+
+        Raises:
+            ValueError: It is of another model or optimiser.
+        """
+        owner = {
+            parameter: part for part in self._parts for group in part.param_groups for parameter in group["params"]
+        }
+        for key, value in state.items():
+            name, _, field = key.rpartition("|")
+            parameter = self.named.get(name)
+            if parameter is None:
+                raise ValueError(f"the stored optimiser state is of another model: it has {name!r}")
+            place = "cpu" if field == "step" else parameter.device
+            owner[parameter].state[parameter][field] = value.to(place).clone()

@@ -1,0 +1,1 @@
+"""What a run looks like: its pictures, and the page that shows them."""

@@ -1,0 +1,171 @@
+"""Pictures of a run as PNG files: its curves over the training steps, and which tools it calls under which preference.
+
+matplotlib is imported when a picture is drawn, and no state of it is touched: neither pyplot, nor a backend, nor the
+defaults of the process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, which white paper swallows."""
+
+MANY = 25
+"""A curve of more values is smoothed."""
+
+_INK, _FAINT = "#333333", "#DDDDDD"
+_TITLES = {
+    "reward": ("Reward in training", "scalar reward"),
+    "eval/reward": ("Reward in evaluation", "scalar reward"),
+    "entropy": ("Entropy of the policy", "nats per token"),
+    "kl": ("Divergence from the reference", "nats per token"),
+    "grad_norm": ("Gradient norm", "L2, before clipping"),
+}
+_COMPONENT = "reward/"
+
+
+def curves(metrics_rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Draws the curves of a run: reward, evaluation, each component, entropy, KL and gradient norm, side by side.
+
+    What the rows lack is left out; a value that is missing or no finite number is a gap. A long curve is drawn faintly,
+    with its running mean over it.
+
+    Args:
+        metrics_rows: The rows of ``metrics.jsonl``, each with its ``step``. Components are the keys ``reward/<name>``;
+            ``eval/reward_low`` and ``eval/reward_high`` draw the band of the evaluation's 95 % interval.
+        path: The PNG file; its folder is made where it does not exist.
+
+    Raises:
+        ValueError: No row has any of these keys; says what to do.
+    """
+    rows = sorted((row for row in metrics_rows if "step" in row), key=lambda row: row["step"])
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if _finite(value))
+    components = [key for key in keys if key.startswith(_COMPONENT)]
+    drawn = [key for key in ("reward", "eval/reward", *components, "entropy", "kl", "grad_norm") if key in keys]
+    if not drawn:
+        raise ValueError(
+            f"{path}: there are no curves to draw: no row has a step and one of reward, reward/<name>, eval/reward, "
+            "entropy, kl or grad_norm. Train for at least one step, and hand over the rows of the run's metrics.jsonl."
+        )
+    from matplotlib.ticker import MaxNLocator
+
+    columns = min(3, len(drawn))
+    lines = math.ceil(len(drawn) / columns)
+    figure = _figure(max(4.2, 3.6 * columns), 2.5 * lines)
+    first, last = rows[0]["step"], rows[-1]["step"]
+    margin = 0.03 * max(1, last - first)
+    for place, key in enumerate(drawn):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        title, unit = _TITLES.get(key, (key.removeprefix(_COMPONENT), "mean of the batch"))
+        _frame(axes, title, unit)
+        _curve(axes, rows, key, COLOURS[0] if key in _TITLES else COLOURS[2])
+        axes.set_xlim(first - margin, last + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        if place + columns >= len(drawn):
+            axes.set_xlabel("training step", color=_INK, fontsize=9)
+    _save(figure, path)
+
+
+def tool_use(table: Mapping[str, Mapping[str, float]], path: str | Path) -> None:
+    """Draws grouped bars: how often each tool is called in an episode, by preference.
+
+    Args:
+        table: Calls an episode, by preference group and tool, as
+            :attr:`grpo_agents.evaluation.Summary.tool_calls_by_preference`.
+        path: The PNG file; its folder is made where it does not exist.
+
+    Raises:
+        ValueError: No tool in any group; says what to do.
+    """
+    tools = list(dict.fromkeys(tool for calls in table.values() for tool in calls))
+    if not tools:
+        raise ValueError(
+            f"{path}: there is no tool use to draw: no tool was on offer or called. Evaluate an environment with tools."
+        )
+    figure = _figure(min(12.0, max(5.0, 1.6 + 0.42 * len(table) * (len(tools) + 1))), 3.6)
+    axes = figure.add_subplot()
+    _frame(axes, "Tool calls by what the user weighs most", "calls per episode")
+    width = min(0.25, 0.8 / len(tools))
+    for place, tool in enumerate(tools):
+        left = [group + (place - (len(tools) - 1) / 2) * width for group in range(len(table))]
+        heights = [calls.get(tool, 0.0) for calls in table.values()]
+        # the hatch tells bars apart once the colours come round again
+        hatch = "//" * (place // len(COLOURS))
+        bars = axes.bar(left, heights, 0.9 * width, color=COLOURS[place % len(COLOURS)], label=tool, hatch=hatch)
+        axes.bar_label(bars, [f"{height:.2g}" for height in heights], padding=2, fontsize=7.5, color=_INK)
+    axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(-0.5, len(table) - 0.5)
+    axes.set_xticks(range(len(table)), list(table))
+    axes.tick_params(axis="x", length=0)
+    figure.legend(loc="outside lower center", ncols=min(len(tools), 5), frameon=False, fontsize=8.5, labelcolor=_INK)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=150, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr]  inches around each picture
+    return figure
+
+
+def _frame(axes: Axes, title: str, unit: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_INK)
+    axes.set_ylabel(unit, color=_INK, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    axes.tick_params(colors=_INK, labelsize=8.5)
+    axes.grid(axis="y", color=_FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, colour: str) -> None:
+    """A line with its values marked, or where there are many their running mean; and a band where the rows have one."""
+    known = [row for row in rows if key in row]
+    steps, values = [row["step"] for row in known], _values(known, key)
+    if len(known) <= MANY:
+        axes.plot(steps, values, color=colour, linewidth=1.4, marker="o", markersize=3.5)
+    else:
+        reach = len(known) // MANY
+        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
+        axes.plot(steps, _running_mean(values, reach), color=colour, label=f"mean of {2 * reach + 1} values")
+    low, high = f"{key}_low", f"{key}_high"
+    if any(_finite(row.get(low)) and _finite(row.get(high)) for row in known):
+        ends = steps, _values(known, low), _values(known, high)
+        axes.fill_between(*ends, color=colour, alpha=0.2, linewidth=0, label="95 % interval")
+        axes.vlines(*ends, color=colour, linewidth=0.8, alpha=0.5)  # a band of a single evaluation has no width
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best", fontsize=7.5, frameon=False, labelcolor=_INK)
+
+
+def _running_mean(values: Sequence[float], reach: int) -> list[float]:
+    """The mean of each value and of ``reach`` on either side, as far as they are known."""
+    windows = (values[max(0, place - reach) : place + reach + 1] for place in range(len(values)))
+    known = [[value for value in window if not math.isnan(value)] for window in windows]
+    return [sum(window) / len(window) if window else math.nan for window in known]
+
+
+def _values(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [float(row[key]) if _finite(row.get(key)) else math.nan for row in rows]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path))

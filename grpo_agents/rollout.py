@@ -1,0 +1,335 @@
+"""Episodes and groups, many at once: the policy's tokens from an engine, the environment's answers from threads.
+
+One loop serves every engine: collect completions, step those environments, submit their next turns. Which thread ran what
+never shows in a trajectory; an episode depends on its seeds and on the engine's arithmetic alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from grpo_agents.chat import Chat, Conversation
+from grpo_agents.engines import Completion, Request, Sampling, TokenEngine, mix
+from grpo_agents.env import AgentEnv
+from grpo_agents.rewards.component import RewardVector
+from grpo_agents.rewards.preference import Preferences
+from grpo_agents.threads import Abandoned, StepThreads
+from grpo_agents.trajectory import Group, Message, Step, Task, Trajectory
+
+
+class RolloutConfig(BaseModel):
+    """How episodes are sampled, and what bounds them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    group_size: int = Field(8, ge=1, description="G: rollouts of each task.")
+    temperature: float = Field(1.0, ge=0, description="0 takes the likeliest token.")
+    top_k: int = Field(0, ge=0, description="Only among the k likeliest tokens; 0 for all. Training needs 0.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Only among the likeliest tokens with this probability. Training needs 1."
+    )
+    stop: list[str] = Field([], description="Texts that end a turn.")
+    max_turns: int = Field(8, ge=1, description="Turns of the policy in one episode.")
+    max_turn_tokens: int = Field(512, ge=1, description="Tokens the policy may write in one turn.")
+    max_tokens: int = Field(4096, ge=1, description="Tokens the policy may write in one episode.")
+    step_timeout: float = Field(60.0, gt=0, description="Seconds one step of an environment may take.")
+    episode_timeout: float = Field(1800.0, gt=0, description="Seconds one episode may take.")
+    threads: int = Field(32, ge=1, description="Environments stepped at once.")
+    truncated: Literal["keep", "mask", "worst"] = Field(
+        "keep",
+        description="Episodes cut short: keep what they scored, mask them out of learning, or score the worst value.",
+    )
+
+    def sampling(self, stop_ids: Iterable[int]) -> Sampling:
+        """The engine's part of it."""
+        return Sampling(self.temperature, self.top_k, self.top_p, tuple(stop_ids), tuple(self.stop))
+
+
+@dataclass(slots=True)
+class _Episode:
+    """An episode under way."""
+
+    session: int
+    env: AgentEnv
+    trajectory: Trajectory
+    seed: int
+    deadline: float
+    began: float
+    conversation: Conversation | None = None
+    message: Message = field(default_factory=dict)
+    sampled: int = 0
+
+
+class Rollout:
+    """Samples groups of episodes.
+
+    Args:
+        make_env: Makes one environment; called as often as there are episodes at once.
+        env_name: What trajectories call it.
+        chat: Between messages and token ids.
+        engine: Samples the tokens.
+        vector: The reward vector.
+        config: Budgets and sampling.
+        preferences: How a task's preference is drawn; None leaves it to the environment.
+        resources: What reward components may ask for by name.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], AgentEnv],
+        chat: Chat,
+        engine: TokenEngine,
+        vector: RewardVector,
+        config: RolloutConfig,
+        *,
+        env_name: str = "",
+        preferences: Preferences | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ):
+        self.make_env = make_env
+        self.env_name = env_name
+        self.chat = chat
+        self.engine = engine
+        self.vector = vector
+        self.config = config
+        self.preferences = preferences
+        self.resources = dict(resources or {})
+        self._threads = StepThreads(config.threads)
+        self._envs: list[AgentEnv] = []
+        self._sessions = 0
+
+    def sample(
+        self,
+        tasks: Sequence[Task],
+        *,
+        seed: int,
+        group_size: int | None = None,
+        temperature: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Group]:
+        """Plays ``group_size`` episodes of every task and scores them.
+
+        Args:
+            tasks: One a group.
+            seed: All randomness comes from it: preferences, environments, tokens.
+            group_size: Another G than the config's.
+            temperature: Another one than the config's (0 for a greedy evaluation).
+            progress: Called with the number of episodes that have just ended.
+
+        Returns:
+            One group a task, in order, every trajectory with its reward vector.
+        """
+        size = group_size or self.config.group_size
+        sampling = self.config.sampling(self.chat.stop_ids)
+        if temperature is not None:
+            sampling = Sampling(temperature, 0, 1.0, sampling.stop_ids, sampling.stop)
+        groups, episodes = self._set_up(tasks, seed, size)
+        live = self._begin(episodes)
+        self._count(progress, len(episodes) - len(live))
+        while live:
+            self.engine.submit([self._request(episode) for episode in live.values()], sampling)
+            ended: list[_Episode] = []
+            stepping: list[_Episode] = []
+            for completion in self.engine.collect():
+                episode = live[completion.session]
+                (stepping if self._take(episode, completion) else ended).append(episode)
+            ended += self._step(stepping)
+            for episode in ended:
+                self._end(episode)
+                del live[episode.session]
+            self.engine.release(episode.session for episode in ended)
+            self._count(progress, len(ended))
+        self.vector.score(groups, self.resources)
+        self._apply_truncation(groups)
+        return groups
+
+    def close(self) -> None:
+        """Ends the threads and closes the environments."""
+        self._threads.close()
+        for env in self._envs:
+            env.close()
+        self._envs.clear()
+
+    # Before the first token
+
+    def _set_up(self, tasks: Sequence[Task], seed: int, size: int) -> tuple[list[Group], list[_Episode]]:
+        groups, episodes = [], []
+        deadline = time.monotonic() + self.config.episode_timeout
+        for number, task in enumerate(tasks):
+            envs = [self._envs.pop() if self._envs else self.make_env() for _ in range(size)]
+            preferences = self.preferences or envs[0].preferences
+            drawn = preferences.draw(np.random.default_rng([seed, number])) if preferences is not None else {}
+            group = Group(task, drawn, [])
+            for index, env in enumerate(envs):
+                trajectory = Trajectory(
+                    env=self.env_name,
+                    task=task,
+                    seed=mix(seed, number, index),
+                    preference=drawn,
+                    group=number,
+                    index=index,
+                )
+                self._sessions += 1
+                episodes.append(
+                    _Episode(self._sessions, env, trajectory, mix(trajectory.seed, 1), deadline, time.perf_counter())
+                )
+                group.trajectories.append(trajectory)
+            groups.append(group)
+        return groups, episodes
+
+    def _begin(self, episodes: Sequence[_Episode]) -> dict[int, _Episode]:
+        """Resets every environment and renders the prompts; gives the episodes that could start."""
+        live: dict[int, _Episode] = {}
+        outcomes = self._threads.run([_reset_job(episode) for episode in episodes], self.config.step_timeout)
+        for episode, outcome in zip(episodes, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                self._fail(episode, outcome, "reset")
+                continue
+            trajectory = episode.trajectory
+            trajectory.prompt, info = outcome
+            trajectory.tools = info["tools"]
+            episode.conversation = self.chat.start(trajectory.prompt, trajectory.tools)
+            if self._fits(episode):
+                live[episode.session] = episode
+            else:
+                self._end(episode)
+        return live
+
+    # One turn
+
+    def _fits(self, episode: _Episode) -> bool:
+        """Whether there is room for one more token; else says why the episode ends."""
+        assert episode.conversation is not None
+        if episode.conversation.length + 1 > self.engine.context_length:
+            episode.trajectory.stop_reason = "context"
+            return False
+        return True
+
+    def _request(self, episode: _Episode) -> Request:
+        assert episode.conversation is not None
+        ids = episode.conversation.ids
+        room = min(
+            self.config.max_turn_tokens,
+            self.config.max_tokens - episode.sampled,
+            self.engine.context_length - len(ids),
+        )
+        return Request(episode.session, ids, mix(episode.seed, len(episode.trajectory.steps)), room)
+
+    def _take(self, episode: _Episode, completion: Completion) -> bool:
+        """Records what was sampled; False where the turn was cut by a budget, which ends the episode."""
+        conversation = episode.conversation
+        assert conversation is not None
+        episode.message = conversation.assistant(completion.ids, completion.logprobs, completion.finish_reason)
+        episode.sampled += len(completion.ids)
+        turn = conversation.turns[-1]
+        episode.trajectory.steps.append(
+            Step(
+                episode.message,
+                finish_reason=completion.finish_reason,
+                sample=turn.sample,
+                span=(turn.start, turn.stop),
+                version=completion.version,
+            )
+        )
+        if completion.finish_reason == "length":
+            full = conversation.length >= self.engine.context_length
+            episode.trajectory.stop_reason = "context" if full else "tokens"
+            return False
+        return True
+
+    def _step(self, episodes: Sequence[_Episode]) -> list[_Episode]:
+        """Steps the environments with the policy's messages; gives the episodes that this ends."""
+        ended = []
+        outcomes = self._threads.run([_step_job(episode) for episode in episodes], self.config.step_timeout)
+        now = time.monotonic()
+        for episode, outcome in zip(episodes, outcomes, strict=True):
+            trajectory = episode.trajectory
+            if isinstance(outcome, BaseException):
+                self._fail(episode, outcome, f"step {len(trajectory.steps)}")
+                ended.append(episode)
+                continue
+            (observation, _, terminated, truncated, info), runs, seconds = outcome
+            step = trajectory.steps[-1]
+            step.observation, step.rewards, step.tools, step.seconds = observation, info["rewards"], runs, seconds
+            if terminated:
+                ended.append(episode)
+                continue
+            if truncated:
+                trajectory.stop_reason = "truncated"
+            elif len(trajectory.steps) >= self.config.max_turns:
+                trajectory.stop_reason = "turns"
+            elif episode.sampled >= self.config.max_tokens:
+                trajectory.stop_reason = "tokens"
+            elif now > episode.deadline:
+                trajectory.stop_reason = "deadline"
+                trajectory.error = f"the episode took longer than {self.config.episode_timeout:g} s"
+            else:
+                assert episode.conversation is not None
+                episode.conversation.observe(observation)
+                if self._fits(episode):
+                    continue
+            ended.append(episode)
+        return ended
+
+    # How an episode ends
+
+    def _fail(self, episode: _Episode, error: BaseException, where: str) -> None:
+        """Keeps the error on the trajectory. The environment, whose state is unknown now, is never used again."""
+        trajectory = episode.trajectory
+        if isinstance(error, Abandoned):
+            trajectory.stop_reason = "deadline"
+            trajectory.error = f"{self.env_name} {where}: {error} (rollout.step_timeout)"
+        else:
+            trajectory.stop_reason = "error"
+            trajectory.error = f"{self.env_name} {where}: {type(error).__name__}: {error}"
+        episode.env = None  # type: ignore[assignment]
+
+    def _end(self, episode: _Episode) -> None:
+        trajectory = episode.trajectory
+        if episode.conversation is not None:
+            trajectory.samples = episode.conversation.finished_samples()
+        trajectory.seconds = time.perf_counter() - episode.began
+        if episode.env is not None:
+            self._envs.append(episode.env)
+
+    def _apply_truncation(self, groups: Sequence[Group]) -> None:
+        """Does with truncated rollouts what the config says."""
+        for group in groups:
+            for trajectory in group.trajectories:
+                if not trajectory.truncated or trajectory.stop_reason == "error":
+                    continue
+                if self.config.truncated == "mask":
+                    trajectory.masked = True
+                elif self.config.truncated == "worst":
+                    for entry in self.vector:
+                        if entry.worst is not None:
+                            trajectory.rewards[entry.name] = entry.worst
+                            trajectory.missing.pop(entry.name, None)
+
+    @staticmethod
+    def _count(progress: Callable[[int], None] | None, ended: int) -> None:
+        if progress is not None and ended:
+            progress(ended)
+
+
+def _reset_job(episode: _Episode) -> Callable[[], Any]:
+    trajectory = episode.trajectory
+    options = {"task": trajectory.task, "preference": trajectory.preference}
+    return lambda: episode.env.reset(seed=trajectory.seed, options=options)
+
+
+def _step_job(episode: _Episode) -> Callable[[], Any]:
+    env, message = episode.env, episode.message
+
+    def step() -> Any:
+        began = time.perf_counter()
+        outcome = env.step(message)
+        return outcome, env.runs, time.perf_counter() - began
+
+    return step

@@ -1,0 +1,68 @@
+"""The run folder: everything a run leaves behind, and from which a killed one goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grpo_agents.config import Config, save_config
+
+
+class RunFolder:
+    """``config.toml``, ``metrics.jsonl``, ``tensorboard/``, ``trajectories/``, ``checkpoints/`` and pictures.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.trajectories = self.path / "trajectories"
+        self.tensorboard = self.path / "tensorboard"
+        self.model = self.path / "model"
+
+    def create(self, config: Config, *, overwrite: bool = False) -> None:
+        """Begins a new run.
+
+        Raises:
+            FileExistsError: It holds a run already; says how to resume it or to start anew.
+        """
+        if self.config.exists():
+            if not overwrite:
+                raise FileExistsError(
+                    f"{self.path} holds a run already. Go on with `grpo-agents train --resume {self.path}`, start anew with "
+                    "--overwrite, or choose another folder: --set run=…"
+                )
+            shutil.rmtree(self.path)
+        self.trajectories.mkdir(parents=True, exist_ok=True)
+        save_config(config, self.config)
+
+    def rewind(self, step: int) -> None:
+        """Drops the metrics of every step that was not finished by a checkpoint: they are made again."""
+        kept = [row for row in self.read_metrics() if row["step"] < step]
+        partial = self.metrics.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(partial, self.metrics)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Appends one row of figures."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every row of figures; a last line that a kill cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def trajectory_file(self, phase: str, step: int) -> Path:
+        """Where the trajectories of a step are: ``train`` or ``eval``."""
+        return self.trajectories / f"{phase}-{step:06d}.parquet"

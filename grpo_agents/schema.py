@@ -1,0 +1,239 @@
+"""A trajectory as a row of a table: the columns, and the way there and back.
+
+Lists of structs throughout and no Arrow maps, which ``datasets`` refuses; what is free-form (tasks, tool schemas, the
+arguments of a call, the notes of a group) is JSON text. The columns:
+
+- ``run_step`` (the training step, or -1), ``phase`` (train, eval or rollout), ``group``, ``index``: where it belongs
+- ``env``, ``task``, ``seed``, ``preference``, ``prompt``, ``tools``: what was asked
+- ``steps``, ``samples``: what was said, and which tokens it was
+- ``rewards``: the vector; a null value is one that could not be computed, and ``missing`` says why
+- ``stop_reason``, ``error``, ``masked``, ``advantage``, ``seconds``, ``usage`` (what its tools cost): how it went
+- ``group_notes``: the notes of its group, the same on each of its rows; null where it was written without a group
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from grpo_agents.trajectory import Message, Sample, Step, ToolRun, Trajectory
+
+SCHEMA_VERSION = 1
+"""Raised whenever a reader of the version before would misread the file."""
+
+VERSION_KEY = b"grpo_agents.schema_version"
+"""Where a file's metadata says it."""
+
+_ARRAYS = {"ids": np.int32, "mask": np.bool_, "logprobs": np.float32}
+_TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+
+def _list_of(**fields: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.struct(list(fields.items())))
+
+
+_CALL_TEXTS = ("id", "type", "invalid", "text")
+_MESSAGE_TEXTS = ("role", "content", "reasoning_content", "name", "tool_call_id")
+_MESSAGE = {
+    **dict.fromkeys(_MESSAGE_TEXTS, _TEXT),
+    "tool_calls": _list_of(**dict.fromkeys(_CALL_TEXTS, _TEXT), name=_TEXT, arguments=_TEXT),
+    "json": _TEXT,  # the whole message, where the fields before cannot hold it (parts instead of text, unknown keys)
+}
+_STEP_SCALARS = {"finish_reason": _TEXT, "sample": _INT, "version": _INT, "seconds": _FLOAT}
+_STEP = {
+    "message": pa.struct(list(_MESSAGE.items())),
+    "observation": _list_of(**_MESSAGE),
+    "rewards": _list_of(name=_TEXT, value=_FLOAT),
+    "tools": _list_of(name=_TEXT, dollars=_FLOAT, latency=_FLOAT, error=_TEXT),
+    "start": _INT,
+    "stop": _INT,
+    **_STEP_SCALARS,
+}
+_SAMPLE = {**{name: pa.list_(pa.from_numpy_dtype(dtype)) for name, dtype in _ARRAYS.items()}, "shared": _INT}
+_PLACE = {"group": _INT, "index": _INT, "env": _TEXT, "seed": _INT}
+_END = {"stop_reason": _TEXT, "error": _TEXT, "masked": _BOOL, "advantage": _FLOAT, "seconds": _FLOAT}
+_SCALARS = (*_PLACE, *_END)
+
+SCHEMA = pa.schema(
+    {
+        "run_step": _INT,
+        "phase": _TEXT,
+        **_PLACE,
+        "task": _TEXT,
+        "preference": _list_of(name=_TEXT, weight=_FLOAT),
+        "prompt": _list_of(**_MESSAGE),
+        "tools": _TEXT,
+        "steps": _list_of(**_STEP),
+        "samples": _list_of(**_SAMPLE),
+        "rewards": _list_of(name=_TEXT, value=_FLOAT, missing=_TEXT),
+        **_END,
+        "usage": pa.struct({"calls": _INT, "dollars": _FLOAT, "latency": _FLOAT}),
+        "group_notes": _TEXT,
+    },
+    metadata={VERSION_KEY: str(SCHEMA_VERSION)},
+)
+"""The columns of schema version :data:`SCHEMA_VERSION`."""
+
+to_json = json.JSONEncoder(ensure_ascii=False).encode
+"""A value as JSON text."""
+
+
+def to_row(trajectory: Trajectory, before: tuple[Trajectory, dict[str, Any]] | None) -> dict[str, Any]:
+    """The columns of a trajectory but those that the file gives: run_step, phase and group_notes.
+
+    Args:
+        trajectory: The trajectory.
+        before: The one before it and its row: what they share, as the rollouts of a group do, is not encoded again.
+
+    Raises:
+        ValueError: Something that could not be read back as it is.
+        TypeError: A task, tool schema or message that is no plain JSON.
+    """
+    if unknown := trajectory.missing.keys() - trajectory.rewards.keys():
+        raise ValueError(f"`missing` gives a reason for {', '.join(unknown)}, which is not among its rewards")
+    usage = trajectory.usage
+    row = {name: getattr(trajectory, name) for name in _SCALARS}
+    for name in ("task", "tools", "prompt"):
+        value = getattr(trajectory, name)
+        if before is not None and getattr(before[0], name) == value:
+            row[name] = before[1][name]
+        elif name == "prompt":
+            row[name] = [_message_row(message) for message in value]
+        else:
+            row[name] = to_json(value)
+    row["preference"] = [{"name": name, "weight": weight} for name, weight in trajectory.preference.items()]
+    row["steps"] = [_step_row(step) for step in trajectory.steps]
+    row["samples"] = [_sample_row(sample) for sample in trajectory.samples]
+    missing = trajectory.missing
+    row["rewards"] = [
+        {"name": name, "value": value, "missing": missing.get(name)} for name, value in trajectory.rewards.items()
+    ]
+    row["usage"] = {"calls": usage.calls, "dollars": usage.dollars, "latency": usage.latency}
+    return row
+
+
+def to_trajectory(row: dict[str, Any], samples: list[Sample]) -> Trajectory:
+    """The trajectory of a row and its samples."""
+    return Trajectory(
+        **{name: row[name] for name in _SCALARS},
+        task=json.loads(row["task"]),
+        preference={entry["name"]: entry["weight"] for entry in row["preference"]},
+        prompt=tuple(_to_message(message) for message in row["prompt"]),
+        tools=json.loads(row["tools"]),
+        steps=[_to_step(step) for step in row["steps"]],
+        samples=samples,
+        rewards={entry["name"]: entry["value"] for entry in row["rewards"]},
+        missing={entry["name"]: entry["missing"] for entry in row["rewards"] if entry["missing"] is not None},
+    )
+
+
+def _sample_row(sample: Sample) -> dict[str, Any]:
+    row: dict[str, Any] = {"shared": sample.shared}
+    for name, dtype in _ARRAYS.items():
+        row[name] = array = getattr(sample, name)
+        if array.dtype != dtype:
+            raise ValueError(f"Sample.{name} is {array.dtype}, {np.dtype(dtype)} was expected")
+    return row
+
+
+def to_samples(column: pa.ListArray) -> list[list[Sample]]:
+    """The samples of each row; arrays are cut from whole columns, since token by token would be slow."""
+    parts = []
+    for name, dtype in _ARRAYS.items():
+        tokens = column.values.field(name)
+        # a copy, because Arrow's memory is read-only and torch.from_numpy warns about that
+        parts.append(_cut(np.array(tokens.values.to_numpy(zero_copy_only=False), dtype), tokens.offsets))
+    parts.append(column.values.field("shared").to_pylist())
+    return _cut([Sample(*entry) for entry in zip(*parts, strict=True)], column.offsets)
+
+
+def _cut(flat: Any, offsets: pa.Array) -> list[Any]:
+    return [flat[start:stop] for start, stop in pairwise(offsets.to_pylist())]
+
+
+def _step_row(step: Step) -> dict[str, Any]:
+    return {
+        **{name: getattr(step, name) for name in _STEP_SCALARS},
+        "start": step.span[0],
+        "stop": step.span[1],
+        "message": _message_row(step.message),
+        "observation": [_message_row(message) for message in step.observation],
+        "rewards": [{"name": name, "value": value} for name, value in step.rewards.items()],
+        "tools": [
+            {"name": run.name, "dollars": run.dollars, "latency": run.latency, "error": run.error} for run in step.tools
+        ],
+    }
+
+
+def _to_step(row: dict[str, Any]) -> Step:
+    return Step(
+        **{name: row[name] for name in _STEP_SCALARS},
+        span=(row["start"], row["stop"]),
+        message=_to_message(row["message"]),
+        observation=tuple(_to_message(message) for message in row["observation"]),
+        rewards={entry["name"]: entry["value"] for entry in row["rewards"]},
+        tools=[ToolRun(**run) for run in row["tools"]],
+    )
+
+
+def _texts(said: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: text if isinstance(text := said.get(name), str) else None for name in names}
+
+
+def _message_row(message: Message) -> dict[str, Any]:
+    row = _texts(message, _MESSAGE_TEXTS)
+    calls = message.get("tool_calls")
+    row["tool_calls"] = None if calls is None else [_call_row(call) for call in calls]
+    row["json"] = None
+    if _to_message(row) != message:
+        row["json"] = to_json(message)
+    return row
+
+
+def _to_message(row: dict[str, Any]) -> Message:
+    if row["json"] is not None:
+        return json.loads(row["json"])
+    message = {"role": row["role"], "content": row["content"]}
+    message |= {name: row[name] for name in _MESSAGE_TEXTS[2:] if row[name] is not None}
+    if row["tool_calls"] is not None:
+        message["tool_calls"] = [_to_call(call) for call in row["tool_calls"]]
+    return message
+
+
+def _call_row(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", {})
+    arguments = to_json(function.get("arguments"))
+    return {**_texts(call, _CALL_TEXTS), **_texts(function, ("name",)), "arguments": arguments}
+
+
+def _to_call(row: dict[str, Any]) -> dict[str, Any]:
+    function = {"name": row["name"], "arguments": json.loads(row["arguments"])}
+    marks = {name: row[name] for name in _CALL_TEXTS[2:] if row[name] is not None}
+    return {"id": row["id"], "type": row["type"], "function": function, **marks}
+
+
+def to_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """The table of complete rows.
+
+    Raises:
+        pyarrow.ArrowException: A value does not fit its column.
+        OverflowError: An integer is too large for it.
+    """
+    try:
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+    except UnicodeEncodeError:
+        return pa.Table.from_pylist(_escaped(rows), schema=SCHEMA)
+
+
+def _escaped(value: Any) -> Any:
+    """The same rows with lone surrogates written out, which inside JSON text is their JSON escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: _escaped(entry) for name, entry in value.items()}
+    return [_escaped(entry) for entry in value] if isinstance(value, list) else value

@@ -1,0 +1,197 @@
+"""Trajectories in Parquet: one row a trajectory, token for token, readable by anything that reads Parquet.
+
+:mod:`grpo_agents.schema` lists the columns. What is read equals what was written, but for text with lone surrogates,
+for which UTF-8 has no form: it comes back escaped (inside JSON text it is exact).
+
+>>> import tempfile
+>>> with tempfile.TemporaryDirectory() as folder:
+...     write(f"{folder}/one.parquet", [Trajectory(rewards={"outcome": 1.0})])
+...     read(f"{folder}/one.parquet")[0].rewards
+{'outcome': 1.0}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grpo_agents.schema import SCHEMA, SCHEMA_VERSION, VERSION_KEY, to_json, to_row, to_samples, to_table, to_trajectory
+from grpo_agents.trajectory import Group, Sample, Trajectory
+
+ROW_GROUP = 256
+"""Rows that are read at once: what :func:`iterate` holds in memory."""
+
+
+def write(
+    path: str | Path, what: Sequence[Group] | Sequence[Trajectory], *, step: int = -1, phase: str = "rollout"
+) -> None:
+    """Writes trajectories to one file: the whole of it, or, where something goes wrong, none of it.
+
+    A file that was there before is replaced at the very end, after the new one is safe on the disk.
+
+    Args:
+        path: The file; its folder is made where it does not exist.
+        what: Groups, whose notes are kept, or trajectories.
+        step: The training step they belong to, or -1.
+        phase: ``train``, ``eval`` or ``rollout``.
+
+    Raises:
+        ValueError: Something that the file could not give back as it is; names the trajectory or group.
+        OSError: The disk is full, the folder is read-only …; names the path.
+    """
+    path = Path(path)
+    rows: list[dict[str, Any]] = []
+    numbers: set[int] = set()
+    before: tuple[Trajectory, dict[str, Any]] | None = None
+    for entry in what:
+        if isinstance(entry, Group):
+            notes = _check_group(entry, numbers)
+            trajectories = entry.trajectories
+        else:
+            trajectories, notes = [entry], None
+        for trajectory in trajectories:
+            try:
+                row = {"run_step": step, "phase": phase, "group_notes": notes, **to_row(trajectory, before)}
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"trajectory {trajectory.id} cannot be stored in {path}: {error}. "
+                    "Tasks, tool schemas and messages are plain JSON; token arrays have the types of Sample."
+                ) from error
+            before = trajectory, row
+            rows.append(row)
+    try:
+        table = to_table(rows)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"{path}: a value does not fit its column of grpo_agents.schema: {error}") from error
+    _write_whole(path, table)
+
+
+def iterate(paths: str | Path | Iterable[str | Path]) -> Iterator[Trajectory]:
+    """Reads trajectories one after the other, with no more than :data:`ROW_GROUP` of them in memory.
+
+    Args:
+        paths: A file, a folder (its ``*.parquet``, by name), or several of either.
+
+    Raises:
+        FileNotFoundError: No such file, or a folder without any.
+        ValueError: A file that is cut off, is not ours, is of a newer version, or lacks a column.
+    """
+    for path in _files(paths):
+        for row, samples in _rows(path):
+            yield to_trajectory(row, samples)
+
+
+def read(paths: str | Path | Iterable[str | Path]) -> list[Trajectory]:
+    """Reads all trajectories of files and folders; see :func:`iterate`."""
+    return list(iterate(paths))
+
+
+def read_groups(paths: str | Path | Iterable[str | Path]) -> list[Group]:
+    """Reads files and folders as groups: the trajectories of one file, step and phase that have the same group number.
+
+    Raises:
+        ValueError: As :func:`iterate`; or trajectories of one number that differ in task or preference.
+    """
+    groups: dict[tuple[Any, ...], Group] = {}
+    for path in _files(paths):
+        for row, samples in _rows(path):
+            trajectory = to_trajectory(row, samples)
+            key = (path, row["run_step"], row["phase"], trajectory.group)
+            group = groups.setdefault(
+                key, Group(trajectory.task, trajectory.preference, [], json.loads(row["group_notes"] or "{}"))
+            )
+            if (group.task, group.preference) != (trajectory.task, trajectory.preference):
+                raise ValueError(
+                    f"{path}: trajectories of different tasks or preferences have the group number {trajectory.group}. "
+                    "Number them by task (Trajectory.group), or read them with grpo_agents.store.read."
+                )
+            group.trajectories.append(trajectory)
+    return list(groups.values())
+
+
+def _check_group(group: Group, numbers: set[int]) -> str:
+    """Refuses a group that :func:`read_groups` could not put together again; returns its notes as JSON text."""
+    if not group.trajectories:
+        raise ValueError("a group without trajectories cannot be stored: leave it out")
+    number = group.trajectories[0].group
+    if number in numbers:
+        raise ValueError(f"two groups are numbered {number}: set Trajectory.group to the group's place in the batch")
+    numbers.add(number)
+    for trajectory in group.trajectories:
+        if (trajectory.group, trajectory.task, trajectory.preference) != (number, group.task, group.preference):
+            raise ValueError(
+                f"trajectory {trajectory.id} is in group {number}, but its number, task or preference is another's"
+            )
+    try:
+        return to_json(group.notes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the notes of group {number} cannot be stored: {error}. They are plain JSON.") from error
+
+
+def _write_whole(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(
+            error.errno, f"cannot write trajectories: {reason}; free space or choose another folder", str(path)
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        if not path.is_dir():
+            yield path
+        elif found := sorted(path.glob("*.parquet")):
+            yield from found
+        else:
+            raise FileNotFoundError(f"{path}: no .parquet file in this folder; a run keeps them under trajectories/")
+
+
+def _rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Sample]]]:
+    """The rows of one file without their samples, and the samples."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no trajectory file {path}")
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(path, file.schema_arrow)
+            for batch in file.iter_batches(ROW_GROUP, columns=SCHEMA.names):
+                table = pa.Table.from_batches([batch]).select(SCHEMA.names).cast(SCHEMA)
+                samples = to_samples(table["samples"].combine_chunks())
+                yield from zip(table.drop_columns("samples").to_pylist(), samples, strict=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: not a readable trajectory file ({error}). It was cut off or damaged, or something else wrote it: "
+            "copy it again, or leave it out."
+        ) from error
+
+
+def _check_schema(path: Path, schema: pa.Schema) -> None:
+    version = (schema.metadata or {}).get(VERSION_KEY)
+    if version is None:
+        raise ValueError(
+            f"{path}: a Parquet file, but not of trajectories ({VERSION_KEY.decode()} is not in its metadata). "
+            "Name files that grpo_agents.store.write wrote; task files go to tasks.source."
+        )
+    if int(version) > SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: its schema version is {int(version)}, this grpo-agents reads up to {SCHEMA_VERSION}. "
+            "Install the grpo-agents that wrote it, or a later one."
+        )
+    missing = [name for name in SCHEMA.names if name not in schema.names]
+    if missing:
+        raise ValueError(f"{path}: it lacks the column {', '.join(missing)}. Take the file as grpo-agents wrote it.")

@@ -1,0 +1,244 @@
+"""The loop: sample, learn, sync, evaluate, save. Read :meth:`Trainer.train` from top to bottom.
+
+Nothing but the weights and the optimiser is state: tasks, preferences and draws follow from the seed and the step, so a run that
+was killed goes on from its last checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.tensorboard import SummaryWriter
+
+from grpo_agents import checkpoint, store
+from grpo_agents.advantage import utility
+from grpo_agents.build import Parts, build
+from grpo_agents.config import Config, load_config
+from grpo_agents.display import Display
+from grpo_agents.engines import mix
+from grpo_agents.evaluation import mean_interval, task_key
+from grpo_agents.learner.batch import make_batch
+from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.model import restore_policy, save_policy
+from grpo_agents.run_folder import RunFolder
+from grpo_agents.sources import DemonstrationSource, Figures, PolicySource, Source, pick
+from grpo_agents.tasks import load_tasks
+from grpo_agents.trajectory import Group
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+class Trainer:
+    """A run.
+
+    Args:
+        config: What it is.
+        resume: Go on from the run folder's last good checkpoint.
+        overwrite: Start anew where the folder holds a run.
+
+    Raises:
+        FileExistsError: The folder holds a run and neither was asked for.
+        ValueError: Something of the config does not exist or does not fit.
+    """
+
+    def __init__(self, config: Config, *, resume: bool = False, overwrite: bool = False):
+        self.config = config
+        self.folder = RunFolder(config.run)
+        self.method = config.chosen_method
+        self.display = Display(config.train.steps)
+        torch.manual_seed(config.seed)
+        self.parts: Parts = build(config)
+        if not resume:
+            self.folder.create(config, overwrite=overwrite)
+        self.learner = Learner(
+            self.parts.model,
+            config.learner,
+            self.method,
+            steps=config.train.steps * config.learner.updates,
+            temperature=config.rollout.temperature if self.method.source == "policy" else 1.0,
+            dtype=config.model.dtype,
+        )
+        self.source = self._make_source()
+        self.start = self._restore() if resume else 0
+        self.folder.rewind(self.start)
+
+    def train(self) -> Path:
+        """Runs to the last step, or to an interruption; gives the run folder.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, after the step under way is finished and saved.
+        """
+        steps = self.config.train.steps
+        self._sync(self.start)
+        with self.display, SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board, _politely() as stop:
+            for step in range(self.start, steps):
+                self._evaluate_if_due(step, board)
+                began = time.perf_counter()
+                groups, figures = self.source.batch(step)
+                if self.config.train.store and self.method.source == "policy":
+                    store.write(self.folder.trajectory_file("train", step), groups, step=step, phase="train")
+                sampled = time.perf_counter()
+                figures |= self._learn(groups, step)
+                figures["seconds/learn"] = time.perf_counter() - sampled
+                figures["seconds/step"] = time.perf_counter() - began
+                self._log(step, figures, board)
+                done = step + 1
+                if done % self.config.train.save_every == 0 or done == steps or stop():
+                    self._save(done)
+                if stop():
+                    raise KeyboardInterrupt(
+                        f"stopped after step {step}; go on with `grpo-agents train --resume {self.folder.path}`"
+                    )
+            self._evaluate_if_due(steps, board)
+        save_policy(self.parts.model, self.parts.tokenizer, self.folder.model)
+        return self.folder.path
+
+    def _learn(self, groups: list[Group], step: int) -> Figures:
+        """One batch's updates, and the new weights handed to the engine."""
+        batch = make_batch([trajectory for group in groups for trajectory in group.trajectories])
+        figures: Figures = {}
+        if batch.rows:
+            self.learner.prepare(batch)
+            for _ in range(self.config.learner.updates):
+                figures = self.learner.update(batch, progress=step / self.config.train.steps)
+        self._sync(step + 1)
+        return figures
+
+    def _sync(self, version: int) -> None:
+        self.parts.engine.update_weights(self.parts.model.named_parameters(), version)
+
+    # Held-out evaluation
+
+    def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
+        every = self.config.eval.every
+        if every is None or (step % every and step != self.config.train.steps):
+            return
+        groups = self.evaluate(step)
+        figures: Figures = {}
+        gate, vector = self.config.advantage.gate, self.parts.vector
+        everyone = [trajectory for group in groups for trajectory in group.trajectories]
+        columns: dict[str, list[float | None]] = {
+            f"eval/{name}": [trajectory.rewards[name] for trajectory in everyone] for name in vector.names
+        }
+        columns["eval/reward"] = [
+            utility(trajectory.rewards, trajectory.preference, vector, self.parts.maxima, gate) for trajectory in everyone
+        ]
+        for name, values in columns.items():
+            known = [(value, task_key(trajectory.env, trajectory.task)) for value, trajectory in zip(values, everyone, strict=True) if value is not None]
+            if known:
+                interval = mean_interval([value for value, _ in known], [key for _, key in known])
+                figures |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        self._log(step, figures, board)
+
+    def evaluate(self, step: int) -> list[Group]:
+        """Plays the held-out tasks with the present weights, the same ones with the same seeds every time, and stores them."""
+        settings = self.config.eval
+        rollout, tasks = self.parts.rollout(evaluating=True)
+        chosen = [pick(tasks, number, self.config.seed) for number in range(settings.tasks)]
+        groups: list[Group] = []
+        with self.display.evaluating(settings.tasks * settings.rollouts) as ended:
+            for start in range(0, len(chosen), size := max(1, self.config.engine.max_rows // settings.rollouts)):
+                some = rollout.sample(
+                    chosen[start : start + size],
+                    seed=mix(self.config.seed, 2, start),
+                    group_size=settings.rollouts,
+                    temperature=settings.temperature,
+                    progress=ended,
+                )
+                for group in some:
+                    for trajectory in group.trajectories:
+                        trajectory.group += start
+                groups += some
+        rollout.close()
+        store.write(self.folder.trajectory_file("eval", step), groups, step=step, phase="eval")
+        return groups
+
+    # What is kept
+
+    def _log(self, step: int, figures: Figures, board: SummaryWriter) -> None:
+        self.folder.log({"step": step, **figures})
+        for name, value in figures.items():
+            board.add_scalar(name, value, step)
+        self.display.show(step, figures)
+
+    def _save(self, done: int) -> None:
+        def fill(folder: Path) -> None:
+            save_policy(self.parts.model, self.parts.tokenizer, folder / "model")
+            state = {name: tensor.contiguous() for name, tensor in self.learner.optimizer.state().items()}
+            save_file(state, folder / OPTIMIZER_FILE)
+
+        state = {"updates": self.learner.updates, "skips": self.learner.skips}
+        checkpoint.write(self.folder.checkpoints, done, state, fill, self.config.train.keep)
+
+    def _restore(self) -> int:
+        found = checkpoint.latest(self.folder.checkpoints, self.display.say)
+        if found is None:
+            self.display.say(f"{self.folder.path} has no checkpoint that can be used; starting from the first step")
+            return 0
+        restore_policy(self.parts.model, found.folder / "model")
+        self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
+        self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
+        self.display.say(f"going on from {found.folder}, after {found.step} steps")
+        return found.step
+
+    def _make_source(self) -> Source:
+        config = self.config
+        if self.method.source == "demonstrations":
+            assert config.demonstrations is not None
+            dialogues = load_tasks(config.demonstrations.source, split=config.demonstrations.split, seed=config.seed)
+            return DemonstrationSource(dialogues, self.parts.chat, config.train.batch, config.seed)
+        rollout, tasks = self.parts.rollout()
+        return PolicySource(
+            rollout,
+            tasks,
+            self.parts.vector,
+            config.advantage,
+            self.parts.maxima,
+            config.train.batch,
+            config.seed,
+            self.display.episodes,
+        )
+
+
+def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Trains as the config says; gives the run folder. See :class:`Trainer`."""
+    return Trainer(config, resume=resume, overwrite=overwrite).train()
+
+
+def resume(folder: str | Path) -> Path:
+    """Goes on with a run that was stopped or killed; gives the run folder.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+    """
+    config = load_config(RunFolder(folder).config)
+    return train(config.model_copy(update={"run": str(folder)}), resume=True)
+
+
+@contextmanager
+def _politely() -> Iterator[Callable[[], bool]]:
+    """Lets the first Ctrl-C wait for the step under way; a second one stops at once."""
+    asked = False
+
+    def ask(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            previous(signum, frame) if callable(previous) else signal.default_int_handler(signum, frame)
+        asked = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread: signals are not ours to handle
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
