@@ -1,9 +1,10 @@
 r"""Arithmetic over several turns with a calculator.
 
+>>> from grpo_agents.env import tool_call
 >>> env = ToolMathEnv([{"question": "What is 47 * 83?", "answer": "3901"}])
 >>> observation, info = env.reset(seed=0)
->>> call = {"id": "call00000", "type": "function", "function": {"name": "calculator", "arguments": {"expression": "47*83"}}}
->>> observation, *_ = env.step({"role": "assistant", "content": "", "tool_calls": [call]})
+>>> calls = [tool_call("calculator", {"expression": "47 * 83"})]
+>>> observation, *_ = env.step({"role": "assistant", "content": "", "tool_calls": calls})
 >>> observation[0]["content"]
 '3901'
 >>> env.step(r"\boxed{3901}")[1]
@@ -39,9 +40,9 @@ def draw_task(rng: np.random.Generator) -> Task:
 
 
 class ToolMathEnv(AgentEnv):
-    """Arithmetic that is better left to the ``calculator``. A task has a ``question`` and an ``answer``.
+    r"""Arithmetic that is better left to the ``calculator``. A task has a ``question`` and an ``answer``.
 
-    The answer is in ``\\boxed{}``, or is the whole of the last message.
+    The answer is in ``\boxed{}``, or is the whole of the last message.
     """
 
     tasks = draw_task

@@ -146,6 +146,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
             raise ValueError(f"{type(self).__name__} has no tasks: set the class attribute `tasks` or pass `tasks=`")
         self.task_source: Tasks = as_tasks(source.__func__ if isinstance(source, staticmethod) else source)
         self.render_mode = render_mode
+        self._generator: np.random.Generator | None = None
         self.observation_space = Messages()
         self.action_space = Action(self.tools)
         self.task: Task = {}
@@ -182,6 +183,28 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
 
     # What Gymnasium and the rollout call
 
+    @property
+    def np_random(self) -> np.random.Generator:
+        """The environment's random generator; made when first drawn from, since that costs as much as a whole step."""
+        if self._generator is None:
+            self._generator, self._np_random_seed = gymnasium.utils.seeding.np_random(self._np_random_seed)
+        return self._generator
+
+    @np_random.setter
+    def np_random(self, value: np.random.Generator) -> None:
+        self._generator, self._np_random_seed = value, -1
+
+    @property
+    def np_random_seed(self) -> int:
+        """The seed of :attr:`np_random`; −1 where a generator was set directly."""
+        if self._np_random_seed is None:
+            self._generator, self._np_random_seed = gymnasium.utils.seeding.np_random()
+        return self._np_random_seed
+
+    @property
+    def _np_random(self) -> np.random.Generator:  # type: ignore[override]  where Gymnasium's checker looks
+        return self.np_random
+
     def run_tools(self, calls: Sequence[Mapping[str, Any]]) -> list[Message]:
         """Runs tool calls and keeps what they cost."""
         messages, self.runs = run_calls(self.offer, calls)
@@ -199,7 +222,8 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         Returns:
             The opening messages; and ``info`` with the task, the schemas of the tools on offer and the preference.
         """
-        super().reset(seed=seed)
+        if seed is not None:
+            self._np_random_seed, self._generator = seed, None
         options = options or {}
         task = options.get("task")
         if task is None:
@@ -245,8 +269,8 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         self._running = not reply.terminated
         rewards = {name: float(value) for name, value in reply.rewards.items()}
         weights = self.preference
-        reward = sum(value * (weights.get(name, 0.0) if weights else 1.0) for name, value in rewards.items())
-        return observation, float(reward), reply.terminated, False, {"rewards": rewards}
+        reward = sum([value * (weights.get(name, 0.0) if weights else 1.0) for name, value in rewards.items()], 0.0)
+        return observation, reward, reply.terminated, False, {"rewards": rewards}
 
     def render(self) -> str | None:  # type: ignore[override]
         """The conversation so far as text, in render mode ``ansi``."""
@@ -266,7 +290,7 @@ def describe_message(message: Message) -> str:
 def _as_messages(said: Sequence[Message | str] | str) -> tuple[Message, ...]:
     if isinstance(said, str):
         return ({"role": "user", "content": said},)
-    return tuple({"role": "user", "content": entry} if isinstance(entry, str) else {**entry} for entry in said)
+    return tuple([{"role": "user", "content": entry} if isinstance(entry, str) else {**entry} for entry in said])
 
 
 class VectorReward(gymnasium.Wrapper[tuple[Message, ...], Message, tuple[Message, ...], Message]):

@@ -14,9 +14,11 @@ import importlib
 import importlib.util
 import json
 import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -122,9 +124,12 @@ def load_tasks(
     if not rows:
         raise ValueError(f"{source}: it holds no tasks")
     if columns:
-        missing = [column for column in columns.values() if column not in rows[0]]
-        if missing:
-            raise ValueError(f"{source}: no column {missing[0]!r}; it has {', '.join(rows[0])}. See tasks.columns.")
+        for number, row in enumerate(rows, 1):
+            if missing := [column for column in columns.values() if column not in row]:
+                found = ", ".join(row)
+                raise ValueError(
+                    f"{source}: task {number} has no column {missing[0]!r}; it has {found}. See tasks.columns."
+                )
         rows = [{key: row[column] for key, column in columns.items()} for row in rows]
     return ListTasks(rows)
 
@@ -210,12 +215,7 @@ def load_object(name: str) -> Any:
         path = Path(place)
         if not path.is_file():
             raise ValueError(f"{name!r}: there is no file {path}")
-        spec = importlib.util.spec_from_file_location(f"_user_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        module = _load_file(path.resolve())
     else:
         try:
             module = importlib.import_module(place)
@@ -224,3 +224,20 @@ def load_object(name: str) -> Any:
     if not hasattr(module, attribute):
         raise ValueError(f"{name!r}: {place} defines no {attribute!r}")
     return getattr(module, attribute)
+
+
+def _load_file(path: Path) -> ModuleType:
+    """The module of a file, run once for each version of it: every environment of a run is made through here."""
+    name = f"_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}_{path.stat().st_mtime_ns}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -25,6 +25,7 @@ from grpo_agents.rewards.component import component
 from grpo_agents.trajectory import Trajectory
 
 MAX_LENGTH = 300  # characters
+MAX_SYMBOLIC = 120  # characters for sympy's grammar, which takes milliseconds for each
 MAX_DEPTH = 10  # brackets inside one another
 MAX_ELEMENTS = 20  # of a list, a tuple or a set
 MAX_DIGITS = 12  # of a number in a symbolic answer; a plain number may have as many as fit
@@ -213,7 +214,8 @@ def _compare(wanted: str, given: str) -> Verdict:
             if brackets != other_brackets or len(parts) != len(other_parts):
                 return verdict(False, "elements")
             verdicts = [_compare(*pair) for pair in zip(parts, other_parts, strict=True)]
-            return min(verdicts, key=lambda one: ("unparsed", "different", "equal").index(one.status))
+            unparsed = (one for one in verdicts if one.status == "unparsed")
+            return next(unparsed, verdict(all(verdicts), "elements"))
         if words or _WORDS.fullmatch(given):
             return verdict(_WORDS.sub(r"\1\2", wanted).lower() == _WORDS.sub(r"\1\2", given).lower(), "text")
         return verdict(*_same_symbols(symbols, _read(given)))
@@ -229,6 +231,8 @@ def _read(text: str) -> Any:
 
     if (number := _number(text)) is not None:
         return sympy.Rational(number.numerator, number.denominator)
+    if len(text) > MAX_SYMBOLIC:
+        raise _Unreadable(f"it has {len(text)} characters; {MAX_SYMBOLIC} are allowed in an expression")
     unknown = set(_COMMAND.findall(text)) - _COMMANDS
     plain = _ALLOWED.fullmatch(text) and not _GAP.search(text) and text.count("|") <= 2
     if unknown or not plain or len(_RELATION.findall(text)) > 1:
@@ -244,7 +248,7 @@ def _read(text: str) -> Any:
     try:
         found: Any = parse_latex(text, strict=True)
         parsed: Any = sympy.nsimplify(found.subs(constants).doit(), rational=True)
-    except (LaTeXParsingError, sympy.SympifyError, TypeError) as error:  # TypeError: an order among complex numbers
+    except (LaTeXParsingError, sympy.SympifyError, TypeError, RecursionError) as error:
         raise _Unreadable(f"{text!r:.80} is no LaTeX that sympy reads") from error
     if parsed.has(sympy.nan, sympy.zoo):
         raise _Unreadable(f"{text!r:.80} has no value")

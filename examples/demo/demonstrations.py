@@ -18,7 +18,7 @@ _env = OrchestraEnv(split="train")
 def demonstrate(rng: np.random.Generator) -> dict[str, Any]:
     """One dialogue: the task and the preference are drawn, and so is how it is answered.
 
-    The assistant first names what weighs most. On a final answer that a tool gave there is a loss, as on all it says.
+    The assistant first names what weighs most and the way it takes. There is no loss on a direct answer that it cannot know.
     """
     drill = rng.random() < DRILLS
     while True:
@@ -26,19 +26,15 @@ def demonstrate(rng: np.random.Generator) -> dict[str, Any]:
         kind = info["task"]["kind"]
         if not drill or kind == "easy":
             break
-    ways = ["novice", "expert"] + ["calculator"] * (kind != "word") + ["direct"] * (kind == "easy")
+    ways = ["direct", "novice", "expert"] + ["calculator"] * (kind != "word")
     way = "direct" if drill else str(rng.choice(ways))
-    thought = max(info["preference"], key=lambda name: info["preference"][name])
+    priority = max(info["preference"], key=lambda name: info["preference"][name])
+    turn = {"role": "assistant", "reasoning_content": f"{priority} {way}"}
     if way == "direct":
-        answer = {"role": "assistant", "content": info["task"]["answer"], "reasoning_content": thought}
-        return {"messages": [*opening, answer], "tools": info["tools"]}
+        answer = [{"type": "text", "text": info["task"]["answer"], "loss": kind == "easy"}]
+        return {"messages": [*opening, {**turn, "content": answer}], "tools": info["tools"]}
     arguments = {"expression": info["task"]["question"]} if way == "calculator" else {}
-    call = {
-        "role": "assistant",
-        "content": "",
-        "reasoning_content": thought,
-        "tool_calls": [tool_call(way, arguments)],
-    }
+    call = {**turn, "content": "", "tool_calls": [tool_call(way, arguments)]}
     result, *_ = _env.step(call)
     answer = {"role": "assistant", "content": result[0]["content"]}
     return {"messages": [*opening, call, *result, answer], "tools": info["tools"]}

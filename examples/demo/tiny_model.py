@@ -34,7 +34,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    names = [tool.name for tool in OrchestraEnv.tools]
+    names = list(OrchestraEnv.choices())
     texts = [f"last of {word}, {word}" for word in WORDS] + list(WORDS) + [f" {name}" for name in names] + names
     env = OrchestraEnv()
     for seed in range(50):

@@ -113,22 +113,15 @@ class TokenEngine(Protocol):
         ...
 
 
-_MASK = (1 << 64) - 1
-
-
 def mix(seed: int, *numbers: int) -> int:
-    """A 63-bit number that depends on every argument: the seed of one part of a run."""
-    state = seed & _MASK
+    """A 63-bit number that depends on every argument and on their order: the seed of one part of a run."""
+    state = seed
     for number in numbers:
-        state = _splitmix(state ^ _splitmix(number & _MASK))
-    return state >> 1
-
-
-def _splitmix(state: int) -> int:
-    state = (state + 0x9E3779B97F4A7C15) & _MASK
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-    return state ^ (state >> 31)
+        state = state * 0x5851F42D4C957F2D + number + 1
+    state = (state + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF  # then splitmix64's finish
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (state ^ (state >> 31)) >> 1
 
 
 def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -1,0 +1,376 @@
+"""The command line. Whatever is heavy is imported inside the command that needs it, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+import grpo_agents
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from grpo_agents.config import Config
+    from grpo_agents.rewards.component import Component, RewardVector
+    from grpo_agents.trajectory import Trajectory
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class _Commands(TyperGroup):
+    """Turns what was raised for a person to read into one message on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            _fail(str(stop) or "stopped", INTERRUPTED)
+        except BrokenPipeError:  # the reader of a pipe has seen enough
+            raise
+        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+            if ctx.params.get("debug"):
+                raise
+            _fail(_message(error))
+        except ModuleNotFoundError as error:
+            if ctx.params.get("debug") or error.name not in _TRAINING:
+                raise
+            _fail(f"{error.name} is not installed, and this command needs it: pip install 'grpo-agents[train]'")
+
+
+_TRAINING = {"torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"}
+
+
+def _message(error: Exception) -> str:
+    """What to say of an error; where this package did not raise it itself, also how to see where it came from."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if raised_in.is_relative_to(Path(__file__).parent):
+        return text
+    return f"{type(error).__name__}: {text}\n(`grpo-agents --debug …` shows where)"
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    _console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train language models that use tools: define an environment, train, evaluate.\n\n"
+    "Each command's --help has an example.",
+)
+new = typer.Typer(no_args_is_help=True, help="Write a short starting file that runs as it is.")
+app.add_typer(new, name="new")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as learner.optimizer.lr=1e-6.")
+]
+EnvName = Annotated[str, typer.Argument(metavar="ENV", help="A Gymnasium id, module:Class or file.py:Class.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"grpo-agents {grpo_agents.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="GRPO_AGENTS_DEBUG", help="Show where an error comes from.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The run's TOML file.")] = None,
+    set_: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")] = None,
+) -> None:
+    """Train as a config says, or go on with a run. Ctrl-C finishes the step and saves.
+
+    Example: `grpo-agents train my.toml --set train.steps=200`
+
+    Then: `grpo-agents train --resume runs/my`
+    """
+    if (config is None) == (resume is None):
+        raise ValueError("name a config to train, or a run to go on with: --resume RUN")
+    if resume is not None and (set_ or overwrite):
+        raise ValueError("a run goes on as it began: --set and --overwrite do not go with --resume")
+    from grpo_agents import trainer
+    from grpo_agents.config import load_config
+
+    if config is not None:
+        run = trainer.train(load_config(config, set_ or ()), overwrite=overwrite)
+    else:
+        assert resume is not None
+        run = trainer.resume(resume)
+    from grpo_agents.report.run_pictures import draw_run
+
+    pictures = draw_run(run)
+    evaluations = sorted((run / "trajectories").glob("eval-*.parquet"))
+    places = [("pictures", ", ".join(map(str, pictures))), ("figures", run / "metrics.jsonl"), ("model", run / "model")]
+    if evaluations:
+        places.append(("numbers", f"grpo-agents evaluate {evaluations[-1]}"))
+    places.append(("curves", f"tensorboard --logdir {run / 'tensorboard'}"))
+    for name, place in places:
+        typer.echo(f"{name:9} {place}")
+
+
+@app.command()
+def rollout(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
+    set_: Overrides = None,
+    tasks: Annotated[int, typer.Option(min=1, help="How many tasks.")] = 16,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token, one rollout a task.")] = False,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Tasks of the config's [eval].")] = False,
+) -> None:
+    """Sample episodes with a config's model and environment, store them and sum them up.
+
+    Example: `grpo-agents rollout my.toml --tasks 64 --out runs/tried.parquet`
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists; remove it, or choose another --out")
+    from grpo_agents import store
+    from grpo_agents.build import build
+    from grpo_agents.config import load_config
+    from grpo_agents.evaluation import evaluate
+    from grpo_agents.sources import pick
+
+    settings: Config = load_config(config, set_ or ())
+    parts = build(settings)
+    player, source = parts.rollout(evaluating=held_out)
+    console = _console(stderr=True)
+    with console.status(f"playing {tasks} tasks"):
+        groups = player.sample(
+            [pick(source, number, settings.seed) for number in range(tasks)],
+            seed=settings.seed,
+            group_size=1 if greedy else None,
+            temperature=0.0 if greedy else None,
+        )
+    player.close()
+    store.write(out, groups)
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    _console().print(evaluate(trajectories, parts.vector, parts.maxima, settings.advantage.gate).as_table())
+    typer.echo(f"stored in {out}")
+
+
+@app.command("evaluate")
+def evaluate_files(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Trajectory files, or folders of them.")],
+    rewards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Components with commas between them, or one file.py:vector; computed anew. Else what is stored.",
+        ),
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(metavar="ENV", help="Whose maxima scale costs; the built-in one that was played.")
+    ] = None,
+    gate: Annotated[str | None, typer.Option(metavar="NAME", help="Component that multiplies the rest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
+) -> None:
+    """Numbers from stored trajectories, with intervals clustered by task. Needs no model.
+
+    Example: `grpo-agents evaluate runs/my/trajectories/eval-000100.parquet --gate outcome`
+    """
+    import json
+
+    from grpo_agents import store
+    from grpo_agents.evaluation import evaluate
+
+    trajectories: list[Trajectory]
+    if rewards is None:
+        trajectories = store.read(files)
+        stored = dict.fromkeys(name for trajectory in trajectories for name in trajectory.rewards)
+        vector: Sequence[Component] = _components(stored)
+    else:
+        groups = store.read_groups(files)
+        trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+        given = dict.fromkeys(name for entry in trajectories for step in entry.steps for name in step.rewards)
+        vector = _vector(rewards, list(given))
+        for trajectory in trajectories:
+            trajectory.rewards, trajectory.missing = {}, {}
+        vector.score(groups)
+    summary = evaluate(trajectories, vector, _maxima(env, trajectories), gate)
+    if as_json:
+        typer.echo(json.dumps(summary.as_dict(), indent=2))
+    else:
+        _console().print(summary.as_table())
+
+
+def _components(names: Sequence[str] | dict[str, None]) -> list[Component]:
+    """What is known of stored components: the built-in ones' directions and units."""
+    from grpo_agents.rewards import BUILT_IN
+    from grpo_agents.rewards.component import from_environment
+
+    return [BUILT_IN.get(name) or from_environment(name) for name in names]
+
+
+def _vector(names: str, given: Sequence[str]) -> RewardVector:
+    from grpo_agents.rewards import named
+    from grpo_agents.rewards.component import RewardVector
+    from grpo_agents.tasks import load_object
+
+    if ":" in names and "," not in names:
+        found = load_object(names)
+        return found if isinstance(found, RewardVector) else RewardVector([found])
+    return RewardVector([named(name.strip(), given) for name in names.split(",")])
+
+
+def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """The environment's, or those of the built-in one that was played: no code is run because a data file names it."""
+    from grpo_agents.env import make_env
+
+    played = {trajectory.env for trajectory in trajectories}
+    if env is None and len(played) == 1 and (name := played.pop()).startswith("grpo_agents/"):
+        env = name
+    return dict(make_env(env).maxima) if env else {}
+
+
+@app.command()
+def envs() -> None:
+    """List the environments that come with the package: what they ask, tools and prices, rewards.
+
+    Example: `grpo-agents envs`
+    """
+    import gymnasium
+    from rich.table import Table
+
+    from grpo_agents.env import make_env
+    from grpo_agents.play import describe_costs
+
+    table = Table(show_lines=True)
+    for column in ("environment", "what happens", "tools (a call)", "rewards"):
+        table.add_column(column, no_wrap=column == "environment")
+    for name in sorted(name for name in gymnasium.registry if name.startswith("grpo_agents/")):
+        env = make_env(name)
+        tools = [f"{tool.name} {describe_costs(tool)}" for tool in env.tools]
+        line = (type(env).__doc__ or "").strip().split("\n")[0].replace("``", "")
+        table.add_row(name, line, "\n".join(tools) or "none", ", ".join(env.components))
+    _console().print(table)
+
+
+@app.command()
+def check(env: EnvName) -> None:
+    """Check that an environment keeps the contract. Plays it with made-up answers: its tools are really called.
+
+    Example: `grpo-agents check shop.py:Shop`
+    """
+    from grpo_agents.contract import check as check_contract
+    from grpo_agents.env import make_env
+
+    findings = check_contract(lambda: make_env(env))
+    console = _console()
+    for finding in findings:
+        mark, style = ("✓", "green") if finding.problem is None else ("✗", "red")
+        console.print(f"[{style}]{mark}[/{style}]", finding.checked, highlight=False)
+        if finding.problem is not None:
+            remedy = f"\n  → {finding.remedy}" if finding.remedy else ""
+            console.print(f"  {finding.problem}{remedy}", markup=False, highlight=False, soft_wrap=True)
+    broken = sum(finding.problem is not None for finding in findings)
+    console.print(
+        f"{env}: {f'{broken} of {len(findings)} checks failed' if broken else 'all is well'}", highlight=False
+    )
+    if broken:
+        raise typer.Exit(1)
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the file, NAME.py.")]
+
+
+@new.command("env")
+def new_env(name: Name) -> None:
+    """An environment with a tool.
+
+    Example: `grpo-agents new env shop` writes shop.py with the class Shop
+    """
+    words = name.split("_")
+    made = "".join(word[:1].upper() + word[1:] for word in words)
+    path = _write("environment", name, {"MyEnvironment": made, "FILE": f"{name}.py:{made}"})
+    typer.echo(f"wrote {path}. Next: grpo-agents check {path}:{made}; grpo-agents play {path}:{made}")
+
+
+@new.command("reward")
+def new_reward(name: Name) -> None:
+    """A reward component and a vector.
+
+    Example: `grpo-agents new reward brief` writes brief.py with the vector brief.py:vector
+    """
+    path = _write("reward", name, {"FILE": f"{name}.py"})
+    typer.echo(f'wrote {path}. In a config: [rewards] with vector = "{path}:vector"')
+
+
+def _write(template: str, name: str, names: dict[str, str]) -> Path:
+    """Fills a template into NAME.py, which must not exist."""
+    if not name.isidentifier():
+        raise ValueError(f"{name!r} cannot name a Python file: use letters, digits and _")
+    path = Path(f"{name}.py")
+    text = (resources.files(grpo_agents) / "templates" / f"{template}.py.txt").read_text(encoding="utf-8")
+    for placeholder, value in names.items():
+        text = text.replace(placeholder, value)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists; choose another name") from None
+    return path
+
+
+@app.command()
+def play(env: EnvName, seed: Annotated[int | None, typer.Option(help="The same episode every time.")] = None) -> None:
+    """Be the policy yourself, for one episode; lines may also be piped in.
+
+    Example: `grpo-agents play grpo_agents/Orchestra-v0 --seed 1`
+    """
+    from grpo_agents.env import make_env
+    from grpo_agents.play import play as play_episode
+
+    play_episode(make_env(env), _typed(), typer.echo, seed=seed)
+
+
+def _typed() -> Iterator[str]:
+    """Lines of stdin, with a prompt where a person sits at it."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+
+
+def main() -> None:
+    """The console script."""
+    sys.path.insert(0, os.getcwd())  # as `python -m` does: configs name a user's own modules
+    app()

@@ -1,0 +1,88 @@
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo_agents.envs.calculator import calculator
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("47*83", "3901"),
+        (" 2 + 3 * 4 ", "14"),
+        ("(2 + 3) * 4", "20"),
+        ("7 - 2 - 1", "4"),
+        ("16 / 4 / 2", "2"),
+        ("2 * -3", "-6"),
+        ("--3", "3"),
+        ("-2^2", "-4"),
+        ("(-2)^2", "4"),
+        ("2**3**2", "512"),
+        ("2^-3", "0.125"),
+        ("0^0", "1"),
+        ("1/3", "1/3"),
+        ("-2/6", "-1/3"),
+        ("10/4", "2.5"),
+        ("-1/8", "-0.125"),
+        ("0.1 + 0.2", "0.3"),
+        (".5 + 5.", "5.5"),
+        ("1/3 + 1/3 + 1/3", "1"),
+        ("12345678901234567890 * 98765432109876543210", "1219326311370217952237463801111263526900"),
+    ],
+)
+def test_values(expression, value):
+    assert calculator(expression) == value
+
+
+numbers = st.integers(-(10**12), 10**12)
+
+
+@given(numbers, numbers, numbers, st.integers(1, 10**6))
+def test_agrees_with_exact_arithmetic(a, b, c, d):
+    assert Fraction(calculator(f"({a}) * ({b}) - ({c}) / {d}")) == a * b - Fraction(c, d)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("", "ends where a number is missing"),
+        ("4 +", "ends where a number is missing"),
+        ("(1 + 2", "closing parenthesis is missing"),
+        ("1)", r"unexpected '\)'"),
+        ("4 7", "unexpected '7'"),
+        ("1,234", "unexpected ','"),
+        ("1.5.2", r"unexpected '\.2'"),
+        (".", r"unexpected '\.'"),
+        ("two", "unexpected 't'"),
+        ("4²", "unexpected '²'"),
+        ("٣", "unexpected"),
+        ("__import__('os')", "unexpected '_'"),
+        ("1/0", "division by zero"),
+        ("1/(2-2)", "division by zero"),
+        ("0^-1", "division by zero"),
+        ("9^(1/2)", "exponent 1/2 is no whole number"),
+        ("9**9**9**9", "power is too large"),
+        ("2^4097", "power is too large"),
+        ("(2^2000)^3", "power is too large"),
+        ("1/2^4090*(3^2000)*(5^1700)", "too large"),
+        ("(" * 60 + "1" + ")" * 60, "nested more than 50 deep"),
+        ("-" * 60 + "1", "nested more than 50 deep"),
+        ("1" * 501, "501 characters; 500 are allowed"),
+        ("1" * 1_000_000, "500 are allowed"),
+    ],
+)
+def test_errors_are_clear_and_quick(expression, said):
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match=said):
+        calculator(expression)
+    assert time.perf_counter() - started < 0.1
+
+
+def test_the_longest_products_stay_quick():
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="result is too large"):
+        calculator("*".join(["8^1000"] * 70))
+    assert time.perf_counter() - started < 0.1

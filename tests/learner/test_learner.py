@@ -1,0 +1,306 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny import copy_weights, full_logprobs, make_model, sampled
+
+from grpo_agents.learner import logprobs as logprobs_module
+from grpo_agents.learner.batch import make_batch
+from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
+from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.sft import Sft
+
+VOCAB = 97
+
+
+def make_learner(model, method=None, *, temperature=1.0, lr=0.1, optimizer="adamw", steps=10, **settings):
+    config = LearnerConfig(optimizer=OptimizerConfig(name=optimizer, lr=lr, clip=100.0), **settings)
+    return Learner(model, config, method or Grpo(), steps=steps, temperature=temperature)
+
+
+def ragged(seed=0, count=6, advantages=None):
+    """Trajectories of different lengths and turns."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        turns = [(int(rng.integers(1, 5)), int(rng.integers(1, 4))) for _ in range(rng.integers(1, 4))]
+        advantage = float(rng.normal()) if advantages is None else advantages[number]
+        found.append(sampled(rng, VOCAB, int(rng.integers(1, 7)), turns, advantage=advantage, index=number))
+    return found
+
+
+def on_policy(model, trajectories, temperature=1.0):
+    """Writes what an engine would have returned: the model's own log-probabilities."""
+    for trajectory in trajectories:
+        for sample in trajectory.samples:
+            values = np.concatenate([[0.0], full_logprobs(model, sample.ids, temperature)])
+            sample.logprobs[:] = np.where(sample.mask, values, 0.0)
+    return trajectories
+
+
+class Gradient(Exception):  # noqa: N818
+    pass
+
+
+def gradients(learner, batch, progress=0.0):
+    """The gradient of one update, which is not made."""
+    found = {}
+
+    def catch(_):
+        found.update({name: value.grad.clone() for name, value in learner.optimizer.named.items()})
+        raise Gradient
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner.optimizer, "step", catch)
+        with pytest.raises(Gradient):
+            learner.update(batch, progress)
+    learner.model.zero_grad(set_to_none=True)
+    return found
+
+
+def reference_gradient(model, method, trajectories, temperature):
+    """The same in float64 from whole logits, trajectory by trajectory: GRPO without the clip (ρ = 1) or SFT."""
+    model = copy.deepcopy(model).double()
+    count = sum(trajectory.sampled_tokens for trajectory in trajectories)
+    total = torch.zeros((), dtype=torch.float64)
+    for trajectory in trajectories:
+        for sample in trajectory.samples:
+            ids = torch.tensor(sample.ids[None].astype(np.int64))
+            logits = model(input_ids=ids, use_cache=False).logits[0] / temperature
+            every = torch.log_softmax(logits[:-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
+            said = every[torch.tensor(sample.mask[1:])]
+            if isinstance(method, Sft):
+                total = total - said.sum() / count
+            else:
+                share = trajectory.sampled_tokens * len(trajectories) if method.aggregation == "sequence" else count
+                total = total - trajectory.advantage * (said - said.detach()).exp().sum() / share
+    total.backward()
+    return {name: value.grad for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("method", [Grpo(), Grpo(aggregation="token"), Sft()], ids=["sequence", "token", "sft"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_gradient_is_that_of_whole_logits_in_float64(kind, method, temperature):
+    model = make_model(kind)
+    trajectories = on_policy(model, ragged(), temperature)
+    found = gradients(make_learner(model, method, temperature=temperature), make_batch(trajectories))
+    expected = reference_gradient(model, method, trajectories, temperature)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-3, atol=1e-6 + 1e-4 * value.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("settings", [{"kl_weight": 0.1}, {"aggregation": "token", "entropy_bonus": 0.1},
+                                      {"aggregation": "constant", "max_length": 20}])  # fmt: skip
+def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
+    """Micro-batches, the order of the rows, what follows the last trained token, and chunks of logits."""
+    start = make_model(kind)
+    trajectories = ragged(count=9)
+    results = []
+    for variant in ("whole", "small", "shuffled", "chunked", "padded"):
+        model = copy.deepcopy(start)
+        learner = make_learner(model, Grpo(**settings), lr=1e-2, max_tokens=40 if variant == "small" else 4000)
+        mine = list(trajectories)
+        if variant == "shuffled":
+            mine = [mine[index] for index in np.random.default_rng(1).permutation(len(mine))]
+        if variant == "padded":  # a very long row beside them, of which no token is trained with any weight
+            monkeypatch.setattr("grpo_agents.learner.learner.micro_batches", lambda rows, _: ([row] for row in rows))
+        monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", VOCAB * 5 if variant == "chunked" else 1 << 25)
+        batch = make_batch(mine)
+        learner.prepare(batch)
+        figures = learner.update(batch, 0.0)
+        monkeypatch.undo()
+        results.append((copy_weights(model), figures))
+    (weights, figures), *others = results
+    assert max((weights[name] - value).abs().max() for name, value in start.named_parameters()) > 5e-3
+    for other, other_figures in others:
+        for name, value in weights.items():
+            # Adam's first step is ±lr wherever the gradient is more than rounding: compare those
+            assert ((other[name] - value).abs() > 1e-5).float().mean() < 2e-3, name
+        assert other_figures == pytest.approx(figures, rel=1e-4, abs=1e-6)
+
+
+def test_gradients_of_splits_agree_to_rounding():
+    model = make_model()
+    batch = make_batch(ragged(count=9))
+    whole = gradients(make_learner(model, max_tokens=4000), batch)
+    for budget in (24, 60):
+        split = gradients(make_learner(model, max_tokens=budget), batch)
+        for name, value in whole.items():
+            torch.testing.assert_close(split[name], value, rtol=1e-3, atol=1e-5 * float(value.abs().max()) + 1e-9)
+
+
+def test_rows_without_advantage_may_be_dropped(monkeypatch):
+    model = make_model()
+    batch = make_batch(ragged(advantages=[1.0, 0.0, -1.0, 0.0, 0.0, 0.5]))
+    learner = make_learner(model)
+    seen = []
+    forward = Learner._forward
+    monkeypatch.setattr(Learner, "_forward", lambda self, model, rows, **kw: (seen.append(len(rows)),
+                                                                           forward(self, model, rows, **kw))[1])  # fmt: skip
+    dropped = gradients(learner, batch)
+    monkeypatch.setattr(Grpo, "gradient_only_from_advantages", lambda self, progress: False)
+    kept = gradients(learner, batch)
+    assert seen == [3, 6]
+    for name, value in kept.items():
+        torch.testing.assert_close(dropped[name], value, rtol=1e-3, atol=1e-7)
+
+
+def test_a_batch_of_zero_advantages_moves_nothing():
+    model = make_model()
+    before = copy_weights(model)
+    learner = make_learner(model)
+    figures = learner.update(make_batch(ragged(advantages=[0.0] * 6)), 0.0)
+    assert figures["grad_norm"] == 0.0
+    assert figures["skipped"] == 0.0
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+def test_the_second_update_on_a_batch_is_off_policy():
+    model = make_model()
+    trajectories = on_policy(model, ragged())
+    batch = make_batch(trajectories)
+    learner = make_learner(model, lr=1e-2, updates=2)
+    learner.prepare(batch)
+    first, second = learner.update(batch, 0.0), learner.update(batch, 0.0)
+    assert first["ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert first["mismatch"] < 1e-5
+    assert abs(second["ratio"] - 1) > 1e-3
+    moved = np.concatenate([full_logprobs(model, sample.ids)[sample.mask[1:]] for t in trajectories for sample in t.samples])  # fmt: skip
+    old = np.concatenate([sample.logprobs[sample.mask] for t in trajectories for sample in t.samples])
+    third = learner.update(batch, 0.0)  # its figures are of the weights that the second update left
+    assert third["ratio"] == pytest.approx(np.exp(moved - old).mean(), rel=1e-4)
+    assert learner.updates == 3
+
+
+def test_old_log_probabilities_of_the_engine_or_computed_again():
+    model = make_model()
+    trajectories = ragged()
+    for kind in ("engine", "recompute"):
+        batch = make_batch(trajectories)
+        learner = make_learner(model, old_logprobs=kind)
+        learner.prepare(batch)
+        for row in batch.rows:
+            expected = full_logprobs(model, row.ids)[row.trained - 1] if kind == "recompute" else row.sampler
+            assert row.old == pytest.approx(expected, abs=1e-5)
+        figures = learner.update(batch, 0.0)
+        assert (figures["old_mismatch"] > 0.1) == (kind == "recompute")
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_reference_is_the_policy_before_training(lora):
+    """A frozen copy with full weights; the model without its adapter with LoRA."""
+    start = make_model()
+    model = copy.deepcopy(start)
+    if lora:
+        torch.manual_seed(1)
+        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trajectories = on_policy(start, ragged())
+    learner = make_learner(model, Grpo(kl_weight=0.1), lr=5e-2)
+    for step in range(3):
+        batch = make_batch(trajectories)
+        learner.prepare(batch)
+        for row in batch.rows:
+            assert row.reference == pytest.approx(full_logprobs(start, row.ids)[row.trained - 1], abs=1e-5)
+        figures = learner.update(batch, 0.0)
+        assert (figures["kl"] > 1e-3) == (step > 0)
+    assert full_logprobs(model, np.arange(9)) != pytest.approx(full_logprobs(start, np.arange(9)), abs=1e-2)
+
+
+def test_only_the_adapter_is_trained_with_lora():
+    model = get_peft_model(make_model(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    before = copy_weights(model)
+    make_learner(model).update(make_batch(ragged()), 0.0)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+    assert changed
+    assert all("lora_" in name for name in changed)
+
+
+def test_training_raises_what_paid():
+    """Updates on fixed trajectories raise the log-probability of those with advantage 1, lower that of the others."""
+    model = make_model()
+    trajectories = on_policy(model, ragged(advantages=[1.0, -1.0] * 3))
+
+    def total(sign):
+        return sum(
+            full_logprobs(model, sample.ids)[sample.mask[1:]].mean()
+            for trajectory in trajectories
+            if trajectory.advantage == sign
+            for sample in trajectory.samples
+        )
+
+    before = total(1.0), total(-1.0)
+    learner = make_learner(model, lr=3e-3)
+    for _ in range(3):
+        batch = make_batch(on_policy(model, trajectories))
+        learner.update(batch, 0.0)
+    assert total(1.0) > before[0]
+    assert total(-1.0) < before[1]
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    batch = make_batch(ragged())
+    plain = gradients(make_learner(make_model()), batch)
+    again = gradients(make_learner(make_model(), gradient_checkpointing=True), batch)
+    for name, value in plain.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-7)
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted():
+    model = make_model()
+    learner = make_learner(model, stop_after_skips=2)
+    good, bad = make_batch(ragged()), make_batch(ragged())
+    bad.rows[2].advantage = float("nan")
+    learner.update(good, 0.0)
+    before, state = copy_weights(model), {key: value.clone() for key, value in learner.optimizer.state().items()}
+    figures = learner.update(bad, 0.0)
+    assert figures["skipped"] == 1.0
+    assert np.isnan(figures["grad_norm"])
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    assert all(torch.equal(state[key], value) for key, value in learner.optimizer.state().items())
+    assert learner.update(good, 0.0)["skipped"] == 0.0  # counted in a row
+    after = copy_weights(model)
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+    learner.update(bad, 0.0)
+    with pytest.raises(FloatingPointError, match=r"2 updates in a row .*learner\.optimizer\.lr"):
+        learner.update(bad, 0.0)
+    assert all(torch.equal(after[name], value) for name, value in model.named_parameters())
+
+
+def test_an_architecture_with_more_after_its_head_is_refused():
+    """Gemma caps its logits after the output layer: chunks of hidden states would be another distribution."""
+    model = make_model()
+    forward = model.forward
+
+    def capped(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = torch.tanh(output.logits)
+        return output
+
+    model.forward = capped
+    with pytest.raises(ValueError, match="is not supported"):
+        make_learner(model)
+
+
+def test_figures_are_means_over_tokens():
+    model = make_model()
+    trajectories = on_policy(model, ragged())
+    figures = make_learner(model, Grpo(kl_weight=1e-9), lr=1e-9).update
+    batch = make_batch(trajectories)
+    learner = make_learner(model, Grpo(kl_weight=1e-9), lr=1e-9)
+    learner.prepare(batch)
+    figures = learner.update(batch, 0.0)
+    entropies = []
+    for row in batch.rows:
+        with torch.no_grad():
+            every = torch.log_softmax(model(input_ids=torch.tensor(row.ids[None].astype(np.int64))).logits[0].double(), -1)
+        entropies += (-(every.exp() * every).sum(-1))[row.trained - 1].tolist()
+    assert figures["entropy"] == pytest.approx(np.mean(entropies), rel=1e-5)
+    assert figures["tokens"] == batch.tokens == len(entropies)
+    assert figures["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["lr"] == 1e-9

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from grpo_agents.learner import logprobs as module
+from grpo_agents.learner.logprobs import token_logprobs
+
+
+def parts(tokens=23, size=8, vocab=50, bias=False):
+    torch.manual_seed(0)
+    hidden = torch.randn(tokens, size)
+    head = torch.nn.Linear(size, vocab, bias=bias)
+    return hidden, head, torch.randint(vocab, (tokens,))
+
+
+def plainly(hidden, head, targets, temperature):
+    """Log π and entropy from whole logits, in float64."""
+    bias = None if head.bias is None else head.bias.double()
+    logits = torch.nn.functional.linear(hidden.double(), head.weight.double(), bias) / temperature
+    every = torch.log_softmax(logits, -1)
+    return every.gather(-1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
+
+
+@pytest.fixture(params=[1 << 25, 50 * 7, 1], ids=["one chunk", "chunks of 7", "chunks of 1"])
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_LOGITS", request.param)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_values_and_gradients_are_those_of_whole_logits(temperature, bias):
+    hidden, head, targets = parts(bias=bias)
+    weights = torch.randn(2, len(targets))
+    results = []
+    for function, kind in ((token_logprobs, torch.float32), (plainly, torch.float64)):
+        own = hidden.clone().requires_grad_(True)
+        head.zero_grad()
+        settings = {"entropy_gradient": True} if function is token_logprobs else {}
+        values, entropies = function(own, head, targets, temperature, **settings)
+        assert values.dtype == entropies.dtype == kind
+        (values @ weights[0].to(kind) + entropies @ weights[1].to(kind)).backward()
+        results.append((values, entropies, own.grad, *(entry.grad.clone() for entry in head.parameters())))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found.double(), expected.double(), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_the_entropy_has_no_gradient_unless_asked_for():
+    hidden, head, targets = parts()
+    hidden.requires_grad_(True)
+    values, entropies = token_logprobs(hidden, head, targets)
+    assert not entropies.requires_grad
+    values.sum().backward()
+    every = torch.log_softmax(hidden @ head.weight.T, -1)
+    torch.testing.assert_close(entropies, -(every.exp() * every).sum(-1).detach())
+
+
+@pytest.mark.usefixtures("chunk")
+def test_without_gradients_the_values_are_the_same():
+    hidden, head, targets = parts()
+    with torch.no_grad():
+        values, entropies = token_logprobs(hidden, head, targets, 0.7)
+    expected = plainly(hidden, head, targets, 0.7)
+    torch.testing.assert_close(values.double(), expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(entropies.double(), expected[1], rtol=1e-5, atol=1e-6)
+    assert not values.requires_grad
+
+
+def test_never_more_logits_at_once_than_a_chunk(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * 4)
+    hidden, head, targets = parts()
+    seen = []
+    head.register_forward_hook(lambda *args: seen.append(args[2].shape[0]))
+    values, _ = token_logprobs(hidden.requires_grad_(True), head, targets)
+    values.sum().backward()
+    assert max(seen) == 4
+    assert sum(seen) == 2 * 23  # each chunk once forward, once again for its gradient
+
+
+def test_no_tokens_at_all():
+    hidden, head, targets = parts(tokens=0)
+    values, entropies = token_logprobs(hidden, head, targets)
+    assert values.shape == entropies.shape == (0,)
+
+
+def test_a_certain_token_and_an_impossible_one():
+    """Logits of ±200: no overflow, no NaN."""
+    head = torch.nn.Linear(2, 2, bias=False)
+    head.weight.data = torch.tensor([[200.0, 0.0], [-200.0, 0.0]])
+    hidden = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    values, entropies = token_logprobs(hidden, head, torch.tensor([0, 1]), entropy_gradient=True)
+    assert values.tolist() == [0.0, -400.0]
+    assert entropies.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    (values.sum() + entropies.sum()).backward()
+    assert torch.isfinite(hidden.grad).all()

@@ -1,0 +1,80 @@
+import textwrap
+
+import pytest
+import torch
+
+from grpo_agents.methods import Method, Tokens, available, coefficients, make_method
+from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.sft import Sft
+
+
+def test_methods_are_found_by_name():
+    found = available()
+    assert found["grpo"] is Grpo
+    assert found["sft"] is Sft
+    assert all(issubclass(cls, Method) and cls.name == name for name, cls in found.items())
+
+
+def test_settings_reach_the_method():
+    made = make_method({"name": "grpo", "clip_high": 0.28})
+    assert (made.clip_low, made.clip_high) == (0.2, 0.28)
+
+
+def test_grpo_is_what_is_made_without_a_name():
+    assert isinstance(make_method({}), Grpo)
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown method 'grop'\. Did you mean 'grpo'\? There are: .*sft"):
+        make_method({"name": "grop"})
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ValueError, match=r"method\.clip_hi: .*\(method 'grpo'\)\. Did you mean 'clip_high'"):
+        make_method({"name": "grpo", "clip_hi": 0.28})
+
+
+def test_every_wrong_setting_is_named():
+    with pytest.raises(ValueError, match=r"(?s)method\.clip_low: .*method\.kl: ") as caught:
+        make_method({"name": "grpo", "clip_low": -1, "kl": "k1"})
+    assert "Did you mean" not in str(caught.value)
+
+
+TOY = """
+    from typing import ClassVar
+    from grpo_agents.methods import Method
+
+    class Reinforce(Method):
+        name: ClassVar[str] = "reinforce"
+        scale: float = 1.0
+
+        def loss(self, tokens):
+            return -self.scale * (tokens.logprobs * tokens.advantages).sum() / tokens.batch_tokens
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    path = tmp_path / "toy_method.py"
+    path.write_text(textwrap.dedent(TOY))
+    return f"{path}:Reinforce"
+
+
+def test_a_users_own_method_needs_no_edit_elsewhere(toy):
+    method = make_method({"name": toy, "scale": 2.0})
+    ones = torch.ones(4)
+    tokens = Tokens(-ones, ones, ones, None, ones, torch.arange(4.0), 4 * ones, ones.long(), 8, 1)
+    assert coefficients(method, tokens).tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert "reinforce" not in available()  # a file of one run is not there for the next
+
+
+def test_a_users_own_method_has_its_settings_checked(toy):
+    with pytest.raises(ValueError, match=r"method\.scal: .*Did you mean 'scale'"):
+        make_method({"name": toy, "scal": 2.0})
+
+
+def test_a_file_without_that_method_is_named(toy):
+    with pytest.raises(ValueError, match="defines no 'Reinforced'"):
+        make_method({"name": f"{toy}d"})
+    with pytest.raises(ValueError, match="there is no file"):
+        make_method({"name": "nowhere.py:Reinforce"})

@@ -1,0 +1,109 @@
+"""Tiny real parts that tests share: the demo's tokenizer, models of two layers, trajectories made by hand."""
+
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from grpo_agents.rewards.component import Component, RewardVector
+from grpo_agents.trajectory import Group, Sample, Trajectory
+
+REPOSITORY = Path(__file__).parents[1]
+DEMO = REPOSITORY / "examples" / "demo"
+
+
+@functools.cache
+def demo_module(name):
+    """A file of the demo, as a module."""
+    spec = importlib.util.spec_from_file_location(f"demo_{name}", DEMO / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_tokenizer():
+    return demo_module("tiny_model").make_tokenizer()
+
+
+def make_model(kind="qwen3", *, vocab=97, seed=0, scale=0.6, **settings):
+    """Random weights of width 32, larger than at birth: distributions are then far from uniform."""
+    torch.manual_seed(seed)
+    config, model = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
+    shape = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": kind == "qwen3",
+        "initializer_range": scale / 4,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    return model(config(**{**shape, **settings})).eval()
+
+
+def save_start(folder, seed=0, **settings):
+    """A folder that ``from_pretrained`` loads: the demo's tokenizer and a tiny model."""
+    tokenizer = make_tokenizer()
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = make_model(vocab=len(tokenizer), seed=seed, **{**ends, **settings})
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def sampled(rng, vocab, prompt, turns, *, logprobs=None, **fields):
+    """A trajectory of one sample: a prompt, then turns of ``(sampled, observed)`` tokens."""
+    mask = [False] * prompt
+    for said, seen in turns:
+        mask += [True] * said + [False] * seen
+    mask = np.array(mask)
+    ids = rng.integers(0, vocab, len(mask)).astype(np.int32)
+    values = rng.normal(-2, 0.5, len(mask)) if logprobs is None else np.full(len(mask), logprobs)
+    sample = Sample(ids, mask, np.where(mask, values, 0).astype(np.float32))
+    return Trajectory(samples=[sample], **fields)
+
+
+def group_of(rows, *, preference=None, names=("outcome",), number=0):
+    """A group whose trajectories have these reward vectors."""
+    preference = preference or {}
+    trajectories = [
+        Trajectory(
+            rewards=dict(zip(names, np.atleast_1d(row).tolist(), strict=True)),
+            preference=preference,
+            group=number,
+            index=index,
+        )
+        for index, row in enumerate(rows)
+    ]
+    return Group({}, preference, trajectories)
+
+
+def vector_of(**directions):
+    """A reward vector of components that are given, each with its direction."""
+    return RewardVector([Component(name, lambda _: 0.0, direction) for name, direction in directions.items()])
+
+
+def advantages_of(group):
+    return [trajectory.advantage for trajectory in group.trajectories]
+
+
+def copy_weights(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def full_logprobs(model, ids, temperature=1.0):
+    """log π of every token after the first, from the model's own forward pass, in float64."""
+    tokens = torch.tensor([list(map(int, ids))])
+    with torch.no_grad():
+        logits = model(input_ids=tokens, use_cache=False).logits[0].double() / temperature
+    return torch.log_softmax(logits[:-1], -1).gather(-1, tokens[0, 1:, None])[:, 0].numpy()
