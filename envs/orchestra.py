@@ -1,7 +1,7 @@
 """Orchestra-v0: choosing among a direct answer, a calculator, a novice and an expert as this user prefers.
 
-The novice and the expert are simulated language models of declared accuracy, so the best achievable reward of every task and
-preference is known. The tools and the preference vector follow ToolOrchestra (arXiv 2511.21689).
+The novice and the expert are simulated language models of declared accuracy, so the best achievable reward of every
+task and preference is known. The tools and the preference vector follow ToolOrchestra (arXiv 2511.21689).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from grpo_agents.tools import Tool, tool
 from grpo_agents.trajectory import Message, Task, Usage
 
 WORDS = tuple(
-    "apple brook cedar delta ember fjord grape hazel ivory jewel knoll lemon maple night ocean pearl quartz river stone "
-    "tulip umber violet willow xenon yarrow zephyr".split()
+    "apple brook cedar delta ember fjord grape hazel ivory jewel knoll lemon maple "
+    "night ocean pearl quartz river stone tulip umber violet willow xenon yarrow zephyr".split()
 )
 TEST_SHARE = 5
 """One question in so many is held out, whichever seed draws it."""
@@ -33,7 +33,10 @@ def held_out(question: str) -> bool:
 
 
 def generate(rng: np.random.Generator) -> Task:
-    """Draws a task: ``easy`` (an addition without a carry), ``hard`` (out of reach of mental arithmetic) or ``word``."""
+    """Draws a task.
+
+    ``easy`` (an addition without a carry), ``hard`` (out of reach of mental arithmetic) or ``word``.
+    """
     kind = ("easy", "hard", "word")[rng.choice(3, p=[0.2, 0.4, 0.4])]
     if kind == "easy":
         tens, units = int(rng.integers(1, 10)), int(rng.integers(0, 9))
@@ -75,7 +78,7 @@ class OrchestraEnv(AgentEnv):
         [
             {"outcome": outcome / 10, "cost": cost / 10, "latency": latency / 10}
             for outcome, cost, latency in (
-                (8, 1, 1), (6, 2, 2), (1, 8, 1), (2, 8, 0), (2, 7, 1), (1, 1, 8), (2, 0, 8), (2, 1, 7),
+                (8, 1, 1), (1, 8, 1), (1, 9, 0), (2, 7, 1), (2, 8, 0), (1, 1, 8), (2, 0, 8), (2, 1, 7),
             )
         ]
     )  # fmt: skip
@@ -86,7 +89,10 @@ class OrchestraEnv(AgentEnv):
         "novice": {"easy": 0.7, "hard": 0.6, "word": 0.8},
         "expert": {"easy": 0.98, "hard": 0.98, "word": 0.98},
     }
-    """How often an answer is right by way of each choice and kind of task. For ``direct`` it is what a policy could reach."""
+    """How often an answer is right by way of each choice and kind of task.
+
+    For ``direct`` it is what a policy could reach.
+    """
 
     def __init__(
         self, tasks: object = None, *, split: Literal["train", "test", "all"] = "all", render_mode: str | None = None
@@ -135,7 +141,10 @@ class OrchestraEnv(AgentEnv):
 
     @classmethod
     def expected_utility(cls, task: Task, preference: Mapping[str, float]) -> dict[str, float]:
-        """Expected scalar reward of each choice: accuracy · (w_outcome + w_cost · share saved + w_latency · share saved)."""
+        """Expected scalar reward of each choice.
+
+        Accuracy · (w_outcome + w_cost · share saved + w_latency · share saved).
+        """
         expected = {}
         for name, usage in cls.choices().items():
             saved = {

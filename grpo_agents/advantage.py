@@ -36,20 +36,20 @@ class AdvantageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     normalise: Literal["weighted_sum", "minmax", "gdpo"] = Field(
-        "weighted_sum",
-        description="weighted_sum: components on a fixed scale; minmax: each component within its group (ToolOrchestra); "
+        default="weighted_sum",
+        description="weighted_sum: components on a fixed scale; minmax: each within its group (ToolOrchestra); "
         "gdpo: a z-score of each component within its group, then whitened over the batch.",
     )
     scale: Literal["group", "batch", "none"] = Field(
-        "group",
-        description="What R − mean is divided by: the group's standard deviation, the batch's, or nothing. Not for gdpo.",
+        default="group",
+        description="What R − mean is divided by: the group's standard deviation, the batch's, or nothing.",
     )
     gate: str | None = Field(
-        None,
-        description="A component (as 'outcome') whose value gates all others: wrong answers earn nothing by being cheap.",
+        default=None,
+        description="A component (as 'outcome') that gates all others: a wrong answer earns nothing by being cheap.",
     )
     min_std: float = Field(
-        0.0, ge=0, description="Groups whose scalar reward spreads less carry no gradient (ToolOrchestra: 0.1)."
+        default=0.0, ge=0, description="Groups whose scalar reward spreads less carry no gradient (ToolOrchestra: 0.1)."
     )
 
 
@@ -75,7 +75,7 @@ def centre(returns: np.ndarray, *, divide_by_std: bool) -> np.ndarray:
 
 
 def minmax_returns(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np.ndarray:
-    """ToolOrchestra's R(τ) = M̂·P where the outcome is right, else 0; M̂ is each component scaled to 0…1 within the group.
+    """ToolOrchestra's R(τ) = M̂·P where the outcome is right, else 0, with M̂ scaled to 0…1 within the group.
 
     Args:
         values: Components, each to be maximised (a cost enters as −cost), shape (G, K).
@@ -97,7 +97,8 @@ def gdpo_scores(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np
     Args:
         values: Components, each to be maximised, shape (G, K).
         weights: The preference, shape (K,).
-        gate: Where 0, the rollout counts as the group's worst in every component it could win by being wrong; shape (G,).
+        gate: Where 0, the rollout counts as the group's worst in every component it could win by being wrong; shape
+            (G,).
 
     Returns:
         Shape (G,).
@@ -164,10 +165,22 @@ def utility(
     return total if gate is None else total * float(rewards[gate] or 0.0)
 
 
+def check_gate(config: AdvantageConfig, vector: RewardVector) -> None:
+    """Refuses a gate that is no component of the vector.
+
+    Raises:
+        ValueError: Names the components there are.
+    """
+    if config.gate is not None and config.gate not in vector.names:
+        raise ValueError(
+            f"advantage.gate is {config.gate!r}, which is not among the rewards: {', '.join(vector.names)}"
+        )
+
+
 def assign_advantages(
     groups: Sequence[Group], vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float]
 ) -> dict[str, float]:
-    """Writes the advantage of every trajectory; None where it carries no gradient (a component is missing, or it was masked).
+    """Writes the advantage of every trajectory: None for no gradient (a component is missing, or it was masked).
 
     Args:
         groups: The batch, scored.
@@ -181,10 +194,7 @@ def assign_advantages(
     Raises:
         ValueError: The gate is no component of the vector.
     """
-    if config.gate is not None and config.gate not in vector.names:
-        raise ValueError(
-            f"advantage.gate is {config.gate!r}, which is not among the rewards: {', '.join(vector.names)}"
-        )
+    check_gate(config, vector)
     scored: list[tuple[list[Trajectory], np.ndarray]] = []
     left_out = 0
     for group in groups:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_agents import rewards
+from grpo_agents.advantage import check_gate
 from grpo_agents.chat import Chat
 from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
 from grpo_agents.env import AgentEnv, make_env
@@ -63,6 +64,9 @@ def build(config: Config) -> Parts:
     """
     env = make_env(config.env.id, **config.env.options)
     vector = make_vector(config.rewards, env)
+    check_gate(config.advantage, vector)
+    for weighed in config.preference.choices or [dict.fromkeys(config.preference.simplex or (), 0.0)]:
+        vector.check_preference(weighed)
     preferences = make_preferences(config.preference)
     model, tokenizer = load_policy(config.model)
     if config.chat.template is not None:
@@ -71,7 +75,9 @@ def build(config: Config) -> Parts:
             raise ValueError(f"chat.template: there is no file {path}")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     chat = Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
-    return Parts(config, model, tokenizer, chat, _make_engine(config, model, chat), vector, preferences, dict(env.maxima))
+    return Parts(
+        config, model, tokenizer, chat, _make_engine(config, model, chat), vector, preferences, dict(env.maxima)
+    )
 
 
 def environment(

@@ -1,11 +1,12 @@
 """Checkpoints: written whole or not at all, checked when read, and no pickle in them.
 
-A checkpoint is a folder ``step-000050`` with the policy (as transformers saves it), the optimiser's state, and a manifest with a
-checksum of every file. The manifest is written last and the folder takes its name only then.
+A checkpoint is a folder ``step-000050`` with the policy (as transformers saves it), the optimiser's state, and a
+manifest with a checksum of every file. The manifest is written last and the folder takes its name only then.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -49,7 +50,8 @@ def write(root: Path, step: int, state: dict[str, Any], fill: Callable[[Path], N
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"step-{step:06d}"
     partial = root / f".partial-{step:06d}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in root.glob(".partial-*"):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     try:
         partial.mkdir()
         fill(partial)
@@ -57,12 +59,17 @@ def write(root: Path, step: int, state: dict[str, Any], fill: Callable[[Path], N
             str(file.relative_to(partial)): _checksum(file) for file in sorted(partial.rglob("*")) if file.is_file()
         }
         manifest = {"step": step, "state": state, "sha256": files}
+        manifest["itself"] = _checksum_of(manifest)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for file in [*(partial / name for name in files), partial / MANIFEST, *_folders(partial)]:
             _sync(file)
-    except OSError as error:
+    except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(error.errno, f"checkpoint of step {step} not written ({error.strerror}); the earlier ones stand", str(root)) from error
+        if not isinstance(error, OSError) and "I/O error" not in str(error):  # safetensors has an error of its own
+            raise
+        reason = getattr(error, "strerror", None) or error
+        message = f"checkpoint of step {step} not written ({reason}); the earlier ones stand"
+        raise OSError(getattr(error, "errno", None) or errno.EIO, message, str(root)) from error
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     _sync(root)
@@ -89,15 +96,22 @@ def latest(root: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 def _damage(folder: Path) -> str | None:
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files, intact = manifest["sha256"], manifest.pop("itself") == _checksum_of(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST}: {error}"
+    if not intact:
+        return f"{MANIFEST} is not what was written"
     for name, checksum in files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _checksum(folder / name) != checksum:
             return f"{name} is not what was written"
     return None
+
+
+def _checksum_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(file: Path) -> str:

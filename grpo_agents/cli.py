@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from grpo_agents.config import Config
-    from grpo_agents.rewards.component import Component, RewardVector
+    from grpo_agents.rewards.component import RewardVector
     from grpo_agents.trajectory import Trajectory
 
 INTERRUPTED = 130
@@ -107,6 +107,13 @@ def options(
     """Options before the command."""
 
 
+def _hush() -> None:
+    """No bars of transformers between ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The run's TOML file.")] = None,
@@ -124,6 +131,7 @@ def train(
         raise ValueError("name a config to train, or a run to go on with: --resume RUN")
     if resume is not None and (set_ or overwrite):
         raise ValueError("a run goes on as it began: --set and --overwrite do not go with --resume")
+    _hush()
     from grpo_agents import trainer
     from grpo_agents.config import load_config
 
@@ -134,13 +142,14 @@ def train(
         run = trainer.resume(resume)
     from grpo_agents.report.run_pictures import draw_run
 
-    pictures = draw_run(run)
-    evaluations = sorted((run / "trajectories").glob("eval-*.parquet"))
-    places = [("pictures", ", ".join(map(str, pictures))), ("figures", run / "metrics.jsonl"), ("model", run / "model")]
-    if evaluations:
-        places.append(("numbers", f"grpo-agents evaluate {evaluations[-1]}"))
-    places.append(("curves", f"tensorboard --logdir {run / 'tensorboard'}"))
-    for name, place in places:
+    places = {
+        "pictures": ", ".join(map(str, draw_run(run))),
+        "figures": f"{run / 'metrics.jsonl'}, or tensorboard --logdir {run / 'tensorboard'}",
+        "model": run / "model",
+    }
+    if evaluations := sorted((run / "trajectories").glob("eval-*.parquet")):
+        places["held out"] = f"grpo-agents evaluate {evaluations[-1]}"
+    for name, place in places.items():
         typer.echo(f"{name:9} {place}")
 
 
@@ -159,6 +168,7 @@ def rollout(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; remove it, or choose another --out")
+    _hush()
     from grpo_agents import store
     from grpo_agents.build import build
     from grpo_agents.config import load_config
@@ -168,8 +178,7 @@ def rollout(
     settings: Config = load_config(config, set_ or ())
     parts = build(settings)
     player, source = parts.rollout(evaluating=held_out)
-    console = _console(stderr=True)
-    with console.status(f"playing {tasks} tasks"):
+    with _console(stderr=True).status(f"playing {tasks} tasks"):
         groups = player.sample(
             [pick(source, number, settings.seed) for number in range(tasks)],
             seed=settings.seed,
@@ -185,7 +194,7 @@ def rollout(
 
 @app.command("evaluate")
 def evaluate_files(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Trajectory files, or folders of them.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, or folders of them.")],
     rewards: Annotated[
         str | None,
         typer.Option(
@@ -208,32 +217,44 @@ def evaluate_files(
     from grpo_agents import store
     from grpo_agents.evaluation import evaluate
 
-    trajectories: list[Trajectory]
+    vector: RewardVector | None
     if rewards is None:
         trajectories = store.read(files)
-        stored = dict.fromkeys(name for trajectory in trajectories for name in trajectory.rewards)
-        vector: Sequence[Component] = _components(stored)
+        vector = _stored_vector(trajectories)
     else:
         groups = store.read_groups(files)
         trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        given = dict.fromkeys(name for entry in trajectories for step in entry.steps for name in step.rewards)
-        vector = _vector(rewards, list(given))
+        vector = _vector(rewards, _given(trajectories))
         for trajectory in trajectories:
             trajectory.rewards, trajectory.missing = {}, {}
         vector.score(groups)
-    summary = evaluate(trajectories, vector, _maxima(env, trajectories), gate)
+    if vector is None and gate is not None:
+        raise ValueError(f"--gate {gate} needs a vector to gate: add --rewards file.py:vector")
+    summary = evaluate(trajectories, vector or (), _maxima(env, trajectories), gate)
     if as_json:
         typer.echo(json.dumps(summary.as_dict(), indent=2))
-    else:
-        _console().print(summary.as_table())
+        return
+    _console().print(summary.as_table())
+    if vector is None:
+        typer.echo(
+            "no scalar reward: whether more of a component of your own is better is known to its vector. "
+            "Add --rewards file.py:vector"
+        )
 
 
-def _components(names: Sequence[str] | dict[str, None]) -> list[Component]:
-    """What is known of stored components: the built-in ones' directions and units."""
+def _given(trajectories: Sequence[Trajectory]) -> list[str]:
+    """The components that the environment itself gave."""
+    return list(dict.fromkeys(name for entry in trajectories for step in entry.steps for name in step.rewards))
+
+
+def _stored_vector(trajectories: Sequence[Trajectory]) -> RewardVector | None:
+    """The vector that was stored with them, as far as names tell: None where the direction of one is not known."""
     from grpo_agents.rewards import BUILT_IN
-    from grpo_agents.rewards.component import from_environment
+    from grpo_agents.rewards.component import RewardVector, from_environment
 
-    return [BUILT_IN.get(name) or from_environment(name) for name in names]
+    known = {**{name: from_environment(name) for name in _given(trajectories)}, **BUILT_IN}
+    names = dict.fromkeys(name for trajectory in trajectories for name in trajectory.rewards)
+    return RewardVector([known[name] for name in names]) if names and known.keys() >= names.keys() else None
 
 
 def _vector(names: str, given: Sequence[str]) -> RewardVector:

@@ -28,49 +28,47 @@ class Section(BaseModel):
 class ChatConfig(Section):
     """How messages become tokens."""
 
-    template: str | None = Field(None, description="A Jinja file instead of the tokenizer's own chat template.")
+    template: str | None = Field(default=None, description="A Jinja file instead of the tokenizer's own chat template.")
     tool_format: str | None = Field(
-        None, description="hermes, llama3, mistral or pythonic; the template's own where not set."
+        default=None, description="hermes, llama3, mistral or pythonic; the template's own where not set."
     )
-    options: dict[str, Any] = Field({}, description="Handed to the template, as {enable_thinking = false}.")
+    options: dict[str, Any] = Field(default={}, description="Handed to the template, as {enable_thinking = false}.")
 
 
 class EnvConfig(Section):
     """Which environment."""
 
-    id: str = Field(
-        description="A Gymnasium id, module:Class or file.py:Class. `grpo-agents envs` lists the built-in ones."
-    )
-    options: dict[str, Any] = Field({}, description="Handed to the environment when it is made.")
+    id: str = Field(description="A Gymnasium id, module:Class or file.py:Class; see `grpo-agents envs`.")
+    options: dict[str, Any] = Field(default={}, description="Handed to the environment when it is made.")
 
 
 class TasksConfig(Section):
     """Which tasks; the environment's own where no source is named."""
 
     source: str | None = Field(
-        None, description="A .jsonl or .parquet file, module:function, or a data set of the hub or on disk."
+        default=None, description="A .jsonl or .parquet file, module:function, or a data set of the hub or on disk."
     )
-    split: str = Field("train", description="Which split of a data set.")
-    columns: dict[str, str] | None = Field(None, description="The task's keys ← columns, as {answer = 'final'}.")
-    skip_broken: bool = Field(False, description="Go on past broken lines of a JSONL file.")
+    split: str = Field(default="train", description="Which split of a data set.")
+    columns: dict[str, str] | None = Field(default=None, description="Key ← column, as {answer = 'final'}.")
+    skip_broken: bool = Field(default=False, description="Go on past broken lines of a JSONL file.")
 
 
 class RewardsConfig(Section):
     """What a trajectory is worth."""
 
     vector: list[str] | str = Field(
-        ["outcome"],
-        description="Components in order: the environment's or built-in names (cost, latency, tool_calls, length, format, "
-        "math_answer) or module:component; or one module:vector or file.py:vector.",
+        default=["outcome"],
+        description="Components in order: the environment's or built-in names (cost, latency, tool_calls, length, "
+        "format, math_answer) or module:component; or one module:vector or file.py:vector.",
     )
 
 
 class PreferenceConfig(Section):
     """What users weigh; the environment's own preferences where nothing is set."""
 
-    choices: list[dict[str, float]] | None = Field(None, description="One of these is drawn for each task.")
-    simplex: list[str] | None = Field(None, description="Weights of these components that sum to 1, drawn uniformly.")
-    floor: dict[str, float] = Field({}, description="The least weight by component, with simplex.")
+    choices: list[dict[str, float]] | None = Field(default=None, description="One of these is drawn for each task.")
+    simplex: list[str] | None = Field(default=None, description="Weights of these that sum to 1, drawn uniformly.")
+    floor: dict[str, float] = Field(default={}, description="The least weight by component, with simplex.")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> PreferenceConfig:
@@ -82,57 +80,57 @@ class PreferenceConfig(Section):
 class EngineConfig(Section):
     """What samples tokens."""
 
-    backend: Literal["transformers"] = Field("transformers", description="transformers: in this process, in lockstep.")
-    max_rows: int = Field(512, ge=1, description="Episodes computed together; lower it where memory is short.")
+    backend: Literal["transformers"] = Field(default="transformers", description="In this process, in lockstep.")
+    max_rows: int = Field(default=512, ge=1, description="Episodes computed together; lower it where memory is short.")
 
 
 class DemonstrationsConfig(Section):
     """Dialogues to imitate, for methods that learn from them."""
 
     source: str = Field(description="As tasks.source; each a dict with messages and, where it has them, tools.")
-    split: str = Field("train", description="Which split of a data set.")
+    split: str = Field(default="train", description="Which split of a data set.")
 
 
 class TrainConfig(Section):
     """How long, and what is kept."""
 
-    steps: int = Field(100, ge=1, description="Batches to learn from.")
-    batch: int = Field(16, ge=1, description="Tasks (each a group) or demonstrations in a batch.")
-    save_every: int = Field(50, ge=1, description="Steps between checkpoints; the last step has one always.")
-    keep: int = Field(2, ge=1, description="How many checkpoints are kept.")
-    store: bool = Field(True, description="Keep every trajectory, in Parquet.")
+    steps: int = Field(default=100, ge=1, description="Batches to learn from.")
+    batch: int = Field(default=16, ge=1, description="Tasks (each a group) or demonstrations in a batch.")
+    save_every: int = Field(default=50, ge=1, description="Steps between checkpoints; the last step has one always.")
+    keep: int = Field(default=2, ge=1, description="How many checkpoints are kept.")
+    store: bool = Field(default=True, description="Keep every trajectory, in Parquet.")
 
 
 class EvalConfig(Section):
     """Held-out evaluation while training."""
 
-    every: int | None = Field(None, ge=1, description="Steps between evaluations; also before and after. None without.")
-    tasks: int = Field(256, ge=1, description="How many held-out tasks.")
-    rollouts: int = Field(1, ge=1, description="Rollouts of each.")
-    temperature: float = Field(1.0, ge=0, description="0 evaluates greedily.")
+    every: int | None = Field(default=None, ge=1, description="Steps between evaluations; one before and after, too.")
+    tasks: int = Field(default=256, ge=1, description="How many held-out tasks.")
+    rollouts: int = Field(default=1, ge=1, description="Rollouts of each.")
+    temperature: float = Field(default=1.0, ge=0, description="0 evaluates greedily.")
     source: TasksConfig = Field(default_factory=TasksConfig, description="Held-out tasks, as [tasks].")
-    env_options: dict[str, Any] = Field({}, description="Options of the environment instead of env.options.")
+    env_options: dict[str, Any] = Field(default={}, description="Options of the environment instead of env.options.")
 
 
 class Config(Section):
     """A run."""
 
-    seed: int = Field(0, ge=0, description="All randomness comes from it.")
-    run: str = Field("runs/run", description="The run folder.")
+    seed: int = Field(default=0, ge=0, description="All randomness comes from it.")
+    run: str = Field(default="runs/run", description="The run folder.")
     model: ModelConfig = Field(description="Which model.")
     env: EnvConfig = Field(description="Which environment.")
     chat: ChatConfig = Field(default_factory=ChatConfig, description="How messages become tokens.")
     tasks: TasksConfig = Field(default_factory=TasksConfig, description="Which tasks.")
     rewards: RewardsConfig = Field(default_factory=RewardsConfig, description="What a trajectory is worth.")
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig, description="What users weigh.")
-    advantage: AdvantageConfig = Field(default_factory=AdvantageConfig, description="How rewards become advantages.")  # type: ignore[arg-type]
-    rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")  # type: ignore[arg-type]
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="What samples tokens.")  # type: ignore[arg-type]
-    demonstrations: DemonstrationsConfig | None = Field(None, description="Dialogues to imitate.")
-    method: dict[str, Any] = Field({"name": "grpo"}, description="name, and that method's settings.")
-    learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How a batch becomes an update.")  # type: ignore[arg-type]
-    train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and what is kept.")  # type: ignore[arg-type]
-    eval: EvalConfig = Field(default_factory=EvalConfig, description="Held-out evaluation.")  # type: ignore[arg-type]
+    advantage: AdvantageConfig = Field(default_factory=AdvantageConfig, description="How rewards become advantages.")
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="What samples tokens.")
+    demonstrations: DemonstrationsConfig | None = Field(default=None, description="Dialogues to imitate.")
+    method: dict[str, Any] = Field(default={"name": "grpo"}, description="name, and that method's settings.")
+    learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How a batch becomes an update.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and what is kept.")
+    eval: EvalConfig = Field(default_factory=EvalConfig, description="Held-out evaluation.")
 
     @property
     def chosen_method(self) -> Method:
@@ -148,13 +146,13 @@ class Config(Section):
             return self
         if method.normalises_by_group and self.rollout.group_size < 2:
             raise ValueError(
-                f"rollout.group_size is {self.rollout.group_size}: method {method.name!r} compares the rollouts of a group, "
-                "and one alone has nothing to be compared with. Use at least 2."
+                f"rollout.group_size is {self.rollout.group_size}: method {method.name!r} compares the rollouts of a "
+                "group, and one alone has nothing to be compared with. Use at least 2."
             )
         if self.rollout.top_k or self.rollout.top_p < 1:
             raise ValueError(
-                "rollout.top_k and rollout.top_p cut the distribution that is sampled from, and the learner's ratio would "
-                "be of another one. Train with top_k = 0 and top_p = 1; evaluation may use them."
+                "rollout.top_k and rollout.top_p cut the distribution that is sampled from, and the learner's ratio "
+                "would be of another one. Train with top_k = 0 and top_p = 1; evaluation may use them."
             )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0: rollouts of a group would all be the same. Use 1.0.")
@@ -194,7 +192,9 @@ def make_config(data: dict[str, Any], name: str = "config") -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes a config as TOML, every key resolved (keys that are not set are left out)."""
-    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
+    partial.replace(path)  # whole or not at all: a run is resumed from it
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -51,13 +51,15 @@ class Display:
 
     def say(self, text: str) -> None:
         """A message of its own line."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)  # paths stay whole, to be copied
 
     def show(self, step: int, figures: dict[str, float]) -> None:
         """The figures of a step, or of an evaluation before it."""
         if "eval/reward" in figures:
             low, high = figures["eval/reward_low"], figures["eval/reward_high"]
-            self.say(f"step {step}: held-out reward {figures['eval/reward']:.3f} (95 % interval {low:.3f} to {high:.3f})")
+            self.say(
+                f"step {step}: held-out reward {figures['eval/reward']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+            )
             return
         line = "  ".join(f"{name.removeprefix('reward/')} {figures[name]:.3g}" for name in SHOWN if name in figures)
         self._progress.update(self._steps, completed=step + 1, figures=line)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import seeding
 
 from grpo_agents.tasks import Tasks, as_tasks, load_object
 from grpo_agents.tools import Tool, run_calls
@@ -116,8 +117,8 @@ class Reply:
 class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     """Base of every environment.
 
-    Subclasses set ``tasks`` and, where they have them, ``tools``; and write :meth:`start` and :meth:`finish`. One that is more
-    than tools and a final answer (a user who talks back, a game) overrides :meth:`respond`.
+    Subclasses set ``tasks`` and, where they have them, ``tools``; and write :meth:`start` and :meth:`finish`. One
+    that is more than tools and a final answer (a user who talks back, a game) overrides :meth:`respond`.
 
     Attributes:
         tasks: Where tasks come from when none is handed in: a source, or what :func:`as_tasks` makes one of.
@@ -137,9 +138,14 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     maxima: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, tasks: Any = None, *, render_mode: str | None = None):
-        """Args:
-        tasks: Another task source than the class's.
-        render_mode: ``ansi`` makes :meth:`render` give the conversation as text.
+        """Makes an environment.
+
+        Args:
+            tasks: Another task source than the class's.
+            render_mode: ``ansi`` makes :meth:`render` give the conversation as text.
+
+        Raises:
+            ValueError: There are no tasks.
         """
         source = tasks if tasks is not None else type(self).__dict__.get("tasks", type(self).tasks)
         if source is None:
@@ -162,7 +168,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     def start(self, task: Task) -> Sequence[Message] | str:
         """Poses the task: the opening messages, or text for one user message."""
 
-    def finish(self, task: Task, message: Message) -> Mapping[str, float]:  # noqa: ARG002  a subclass reads it
+    def finish(self, task: Task, message: Message) -> Mapping[str, float]:
         """What an answer without tool calls is worth, by component name."""
         raise TypeError(f"{type(self).__name__} defines neither finish(task, message) nor respond(message)")
 
@@ -173,7 +179,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
             return Reply(rewards=self.finish(self.task, message), terminated=True)
         return Reply(messages=self.run_tools(calls))
 
-    def offered(self, task: Task) -> Sequence[Tool]:  # noqa: ARG002  a subclass reads it
+    def offered(self, task: Task) -> Sequence[Tool]:
         """The tools on offer for this task."""
         return self.tools
 
@@ -187,7 +193,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     def np_random(self) -> np.random.Generator:
         """The environment's random generator; made when first drawn from, since that costs as much as a whole step."""
         if self._generator is None:
-            self._generator, self._np_random_seed = gymnasium.utils.seeding.np_random(self._np_random_seed)
+            self._generator, self._np_random_seed = seeding.np_random(self._np_random_seed)
         return self._generator
 
     @np_random.setter
@@ -198,7 +204,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     def np_random_seed(self) -> int:
         """The seed of :attr:`np_random`; −1 where a generator was set directly."""
         if self._np_random_seed is None:
-            self._generator, self._np_random_seed = gymnasium.utils.seeding.np_random()
+            self._generator, self._np_random_seed = seeding.np_random()
         return self._np_random_seed
 
     @property
@@ -248,9 +254,9 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         """Takes one message of the policy.
 
         Returns:
-            The new messages; the reward, which is this step's components weighed by the preference (each 1 where there is
-            none); terminated; truncated (always False: budgets are the rollout's, or ``TimeLimit``'s); and ``info`` with
-            ``rewards`` by component.
+            The new messages; the reward, which is this step's components weighed by the preference (each 1 where
+            there is none); terminated; truncated (always False: budgets are the rollout's, or ``TimeLimit``'s); and
+            ``info`` with ``rewards`` by component.
 
         Raises:
             gymnasium.error.ResetNeeded: No episode is running.
@@ -294,7 +300,10 @@ def _as_messages(said: Sequence[Message | str] | str) -> tuple[Message, ...]:
 
 
 class VectorReward(gymnasium.Wrapper[tuple[Message, ...], Message, tuple[Message, ...], Message]):
-    """The reward as a vector, in MO-Gymnasium's form: an array over the environment's components, and a ``reward_space``."""
+    """The reward as a vector, in MO-Gymnasium's form.
+
+    An array over the environment's components, and a ``reward_space``.
+    """
 
     def __init__(self, env: gymnasium.Env[tuple[Message, ...], Message]):
         super().__init__(env)
@@ -325,6 +334,8 @@ def make_env(name: str, **kwargs: Any) -> AgentEnv:
         if name not in gymnasium.registry:
             near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            if name.endswith(".py"):
+                hint = f" Name the class as well: {name}:Class."
             raise ValueError(f"unknown environment {name!r}.{hint} `grpo-agents envs` lists them.")
         made = gymnasium.make(name, disable_env_checker=True, **kwargs).unwrapped
     if not isinstance(made, AgentEnv):

@@ -98,7 +98,7 @@ class Difference:
     unpaired: int
 
 
-def paired_difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float], level: float = 0.95) -> Difference:
+def paired_difference(a: Mapping[Any, float], b: Mapping[Any, float], level: float = 0.95) -> Difference:
     """How much a is above b on the tasks that both have.
 
     Args:

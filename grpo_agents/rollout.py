@@ -1,7 +1,7 @@
 """Episodes and groups, many at once: the policy's tokens from an engine, the environment's answers from threads.
 
-One loop serves every engine: collect completions, step those environments, submit their next turns. Which thread ran what
-never shows in a trajectory; an episode depends on its seeds and on the engine's arithmetic alone.
+One loop serves every engine: collect completions, step those environments, submit their next turns. Which thread ran
+what never shows in a trajectory; an episode depends on its seeds and on the engine's arithmetic alone.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class RolloutConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    group_size: int = Field(8, ge=1, description="G: rollouts of each task.")
-    temperature: float = Field(1.0, ge=0, description="0 takes the likeliest token.")
-    top_k: int = Field(0, ge=0, description="Only among the k likeliest tokens; 0 for all. Training needs 0.")
+    group_size: int = Field(default=8, ge=1, description="G: rollouts of each task.")
+    temperature: float = Field(default=1.0, ge=0, description="0 takes the likeliest token.")
+    top_k: int = Field(default=0, ge=0, description="Only among the k likeliest tokens; 0 for all. Training needs 0.")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="Only among the likeliest tokens with this probability. Training needs 1."
+        default=1.0, gt=0, le=1, description="Only among the likeliest tokens with this probability. Training needs 1."
     )
-    stop: list[str] = Field([], description="Texts that end a turn.")
-    max_turns: int = Field(8, ge=1, description="Turns of the policy in one episode.")
-    max_turn_tokens: int = Field(512, ge=1, description="Tokens the policy may write in one turn.")
-    max_tokens: int = Field(4096, ge=1, description="Tokens the policy may write in one episode.")
-    step_timeout: float = Field(60.0, gt=0, description="Seconds one step of an environment may take.")
-    episode_timeout: float = Field(1800.0, gt=0, description="Seconds one episode may take.")
-    threads: int = Field(32, ge=1, description="Environments stepped at once.")
+    stop: list[str] = Field(default=[], description="Texts that end a turn.")
+    max_turns: int = Field(default=8, ge=1, description="Turns of the policy in one episode.")
+    max_turn_tokens: int = Field(default=512, ge=1, description="Tokens the policy may write in one turn.")
+    max_tokens: int = Field(default=4096, ge=1, description="Tokens the policy may write in one episode.")
+    step_timeout: float = Field(default=60.0, gt=0, description="Seconds one step of an environment may take.")
+    episode_timeout: float = Field(default=1800.0, gt=0, description="Seconds one episode may take.")
+    threads: int = Field(default=32, ge=1, description="Environments stepped at once.")
     truncated: Literal["keep", "mask", "worst"] = Field(
-        "keep",
+        default="keep",
         description="Episodes cut short: keep what they scored, mask them out of learning, or score the worst value.",
     )
 
@@ -219,7 +219,7 @@ class Rollout:
             self.config.max_tokens - episode.sampled,
             self.engine.context_length - len(ids),
         )
-        return Request(episode.session, ids, mix(episode.seed, len(episode.trajectory.steps)), room)
+        return Request(episode.session, ids.tolist(), mix(episode.seed, len(episode.trajectory.steps)), room)
 
     def _take(self, episode: _Episode, completion: Completion) -> bool:
         """Records what was sampled; False where the turn was cut by a budget, which ends the episode."""

@@ -37,8 +37,8 @@ class RunFolder:
         if self.config.exists():
             if not overwrite:
                 raise FileExistsError(
-                    f"{self.path} holds a run already. Go on with `grpo-agents train --resume {self.path}`, start anew with "
-                    "--overwrite, or choose another folder: --set run=…"
+                    f"{self.path} holds a run already. Go on with `grpo-agents train --resume {self.path}`, start anew "
+                    "with --overwrite, or choose another folder: --set run=…"
                 )
             shutil.rmtree(self.path)
         self.trajectories.mkdir(parents=True, exist_ok=True)

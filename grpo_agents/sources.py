@@ -125,9 +125,7 @@ class DemonstrationSource:
         return groups, {}
 
 
-def describe(
-    groups: Sequence[Group], vector: RewardVector, maxima: dict[str, float], gate: str | None
-) -> Figures:
+def describe(groups: Sequence[Group], vector: RewardVector, maxima: dict[str, float], gate: str | None) -> Figures:
     """The figures of a batch that people look at: rewards, lengths, how episodes ended."""
     everyone = [trajectory for group in groups for trajectory in group.trajectories]
     figures: Figures = {}
@@ -145,7 +143,7 @@ def describe(
         missing = len(everyone) - len(values)
         if missing:
             figures[f"missing/{name}"] = float(missing)
-    figures["tokens_sampled"] = float(sum(trajectory.sampled_tokens for trajectory in everyone))
+    figures["sampled_tokens"] = float(np.mean([trajectory.sampled_tokens for trajectory in everyone]))
     figures["turns"] = float(np.mean([len(trajectory.steps) for trajectory in everyone]))
     for reason in sorted({trajectory.stop_reason for trajectory in everyone} - {"terminated"}):
         figures[f"stopped/{reason}"] = float(np.mean([trajectory.stop_reason == reason for trajectory in everyone]))

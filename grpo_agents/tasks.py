@@ -1,7 +1,7 @@
 """Where tasks come from: a list, a generator function, a JSONL or Parquet file, or a Hugging Face data set.
 
-Every source answers two questions: how many tasks there are (``len``, None where they are generated without end) and which
-one is number ``i``. Nothing else is state, so a run resumes from a number.
+Every source answers two questions: how many tasks there are (``len``, None where they are generated without end) and
+which one is number ``i``. Nothing else is state, so a run resumes from a number.
 
 >>> tasks = as_tasks([{"question": "1 + 1", "answer": "2"}])
 >>> tasks.count, tasks[0]["question"]
@@ -101,10 +101,12 @@ def load_tasks(
     """Loads tasks by name.
 
     Args:
-        source: A ``.jsonl`` or ``.parquet`` file, ``module:function`` or ``file.py:function`` (a generator function or a
-            list), or else a data set of the Hugging Face hub or on disk, as ``owner/name`` or ``owner/name:config``.
+        source: A ``.jsonl`` or ``.parquet`` file, ``module:function`` or ``file.py:function`` (a generator function
+            or a list), or else a data set of the Hugging Face hub or on disk, as ``owner/name`` or
+            ``owner/name:config``.
         split: Which split of a data set.
-        columns: The task's key for each column to take, as ``{"answer": "final"}``: key ← column. All columns where None.
+        columns: The task's key for each column to take, as ``{"answer": "final"}``: key ← column. All columns where
+            None.
         skip_broken: Go on past broken lines of a JSONL file, with a warning for each.
         seed: For generator functions.
 

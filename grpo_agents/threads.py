@@ -13,8 +13,11 @@ POLL_SECONDS = 0.05
 """How often a wave that is late is looked at."""
 
 
-class Abandoned(Exception):  # noqa: N818  it is an outcome, not a fault of the caller
-    """A job that was still running at its deadline. Its thread is left behind and what it holds must not be used again."""
+class Abandoned(Exception):
+    """A job that was still running at its deadline.
+
+    Its thread is left behind and what it holds must not be used again.
+    """
 
 
 class StepThreads:

@@ -118,7 +118,7 @@ def tool(
 def _make(
     function: Callable[..., Any], name: str | None, price: float, latency: float | None, timeout: float | None
 ) -> Tool:
-    name = name or getattr(function, "__name__", type(function).__name__)
+    name = name or str(getattr(function, "__name__", type(function).__name__))
     if price < 0 or (latency or 0) < 0:
         raise ValueError(f"tool {name!r}: price and latency must not be negative (price={price}, latency={latency})")
     if not (function.__doc__ or "").strip():
@@ -137,7 +137,7 @@ def _make(
 
     read.__signature__ = signature.replace(parameters=parameters, return_annotation=Any)  # type: ignore[attr-defined]
     try:
-        adapter = TypeAdapter(read)
+        adapter: TypeAdapter[Any] = TypeAdapter(read)  # type: ignore[arg-type]  pydantic takes functions too
         arguments = adapter.json_schema()
     except (PydanticUserError, NameError) as error:
         raise ValueError(f"tool {name!r}: no JSON schema for its signature: {error}") from error
@@ -200,19 +200,19 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any]) -> t
     except (ValueError, TypeError, RecursionError) as error:
         return refused(f"the arguments of {name!r} are not a JSON object: {error}")
     started = time.perf_counter()
-    problem = None
+    content, problem = "", None
     try:
         content = _as_text(_call(chosen, args, kwargs))
     except _OutOfTime:
         problem = f"tool {name!r} gave no answer within {chosen.timeout:g} s"
-    except (Exception, SystemExit) as error:  # what a user's tool raises is for the policy to read, and is on the record
+    except (Exception, SystemExit) as error:  # what a tool raises is for the policy to read, and on record
         problem = _cut(f"tool {name!r} failed: {type(error).__name__}: {error}")
     seconds = time.perf_counter() - started if chosen.latency is None else chosen.latency
     run = ToolRun(name, chosen.price, seconds, problem)
     return (content if problem is None else f"Error: {problem}"), run
 
 
-class _OutOfTime(Exception):  # noqa: N818  an outcome, and not what a tool may raise itself
+class _OutOfTime(Exception):
     pass
 
 

@@ -1,7 +1,7 @@
 """The loop: sample, learn, sync, evaluate, save. Read :meth:`Trainer.train` from top to bottom.
 
-Nothing but the weights and the optimiser is state: tasks, preferences and draws follow from the seed and the step, so a run that
-was killed goes on from its last checkpoint as if nothing had happened.
+Nothing but the weights and the optimiser is state: tasks, preferences and draws follow from the seed and the step, so
+a run that was killed goes on from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ class Trainer:
         """
         steps = self.config.train.steps
         self._sync(self.start)
-        with self.display, SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board, _politely() as stop:
+        with (
+            self.display,
+            SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
+            _politely() as stop,
+        ):
             for step in range(self.start, steps):
                 self._evaluate_if_due(step, board)
                 began = time.perf_counter()
@@ -104,6 +108,7 @@ class Trainer:
         """One batch's updates, and the new weights handed to the engine."""
         batch = make_batch([trajectory for group in groups for trajectory in group.trajectories])
         figures: Figures = {}
+        torch.manual_seed(mix(self.config.seed, 3, step))  # dropout, where there is any: the same after a resume
         if batch.rows:
             self.learner.prepare(batch)
             for _ in range(self.config.learner.updates):
@@ -128,17 +133,25 @@ class Trainer:
             f"eval/{name}": [trajectory.rewards[name] for trajectory in everyone] for name in vector.names
         }
         columns["eval/reward"] = [
-            utility(trajectory.rewards, trajectory.preference, vector, self.parts.maxima, gate) for trajectory in everyone
+            utility(trajectory.rewards, trajectory.preference, vector, self.parts.maxima, gate)
+            for trajectory in everyone
         ]
         for name, values in columns.items():
-            known = [(value, task_key(trajectory.env, trajectory.task)) for value, trajectory in zip(values, everyone, strict=True) if value is not None]
+            known = [
+                (value, task_key(trajectory.env, trajectory.task))
+                for value, trajectory in zip(values, everyone, strict=True)
+                if value is not None
+            ]
             if known:
                 interval = mean_interval([value for value, _ in known], [key for _, key in known])
                 figures |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         self._log(step, figures, board)
 
     def evaluate(self, step: int) -> list[Group]:
-        """Plays the held-out tasks with the present weights, the same ones with the same seeds every time, and stores them."""
+        """Plays the held-out tasks with the present weights, the same ones with the same seeds every time.
+
+        And stores them.
+        """
         settings = self.config.eval
         rollout, tasks = self.parts.rollout(evaluating=True)
         chosen = [pick(tasks, number, self.config.seed) for number in range(settings.tasks)]

@@ -1,4 +1,7 @@
-"""Rewards: named components of a trajectory or of a group, the vectors made of them, and the preferences that weigh them."""
+"""Rewards.
+
+Named components of a trajectory or of a group, the vectors made of them, and the preferences that weigh them.
+"""
 
 from __future__ import annotations
 

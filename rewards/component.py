@@ -37,7 +37,8 @@ class Component:
             parameters are what it asks for by name. None: the environment gives this component itself.
         direction: ``max`` where more is better, ``min`` where less is.
         unit: What its numbers are, for people.
-        worst: What a rollout scores that the policy itself spoiled; None where spoiling does not change the value (a cost).
+        worst: What a rollout scores that the policy itself spoiled; None where spoiling does not change the value (a
+            cost).
         per: ``trajectory``, or ``group`` for a function that gives a list with one value a rollout.
     """
 
@@ -79,8 +80,8 @@ def component(
 ) -> Component | Callable[[Callable[..., Any]], Component]:
     """Makes a reward component of a function; see :class:`Component` for the settings.
 
-    The function returns a number, or None where *we* could not judge (that trajectory then carries no gradient). What the
-    policy did wrong scores ``worst``.
+    The function returns a number, or None where *we* could not judge (that trajectory then carries no gradient). What
+    the policy did wrong scores ``worst``.
     """
     if function is not None:
         return Component(function.__name__, function)
@@ -136,7 +137,7 @@ class RewardVector(Sequence[Component]):
                 )
 
     def score(self, groups: Sequence[Group], resources: Mapping[str, Any] | None = None) -> None:
-        """Computes every component of every trajectory and writes it to ``rewards``, or None and the reason to ``missing``.
+        """Computes every component: its value goes to ``rewards``, or None and the reason to ``missing``.
 
         A function that raises, or returns NaN or infinity, has failed: its value is None, never a number.
 
@@ -181,9 +182,8 @@ def _wanted(entry: Component, resources: Mapping[str, Any]) -> dict[str, Any]:
         if parameter.name in resources:
             wanted[parameter.name] = resources[parameter.name]
         elif parameter.default is parameter.empty:
-            raise ValueError(
-                f"reward {entry.name!r} asks for {parameter.name!r}; there is {', '.join(resources) or 'nothing'} to hand it"
-            )
+            held = ", ".join(resources) or "nothing"
+            raise ValueError(f"reward {entry.name!r} asks for {parameter.name!r}; there is {held} to hand it")
     return wanted
 
 

@@ -29,6 +29,7 @@ MAX_SYMBOLIC = 120  # characters for sympy's grammar, which takes milliseconds f
 MAX_DEPTH = 10  # brackets inside one another
 MAX_ELEMENTS = 20  # of a list, a tuple or a set
 MAX_DIGITS = 12  # of a number in a symbolic answer; a plain number may have as many as fit
+MAX_FUNCTIONS = 6  # sines, logarithms …: sympy evaluates a logarithm in a logarithm twice, and so on
 MAX_EXPONENT = 10_000  # product of all numbers in the exponents of a symbolic answer
 MAX_OPERATIONS = 40  # of a difference that is simplified
 MAX_DEGREE = 12  # of its powers, together
@@ -46,9 +47,9 @@ _ROOT = re.compile(r"\\sqrt(?:\[[2-9]\])?\{")
 _RELATION = re.compile(r"[=<>]|\\[lg]eq?\b")
 _GAP = re.compile("[0-9] [0-9]")
 _ALLOWED = re.compile(r"[0-9A-Za-z+\-*/^_(){}\[\]|.=<>\\ ]*")
-_FUNCTIONS = "sqrt log ln sin cos tan cot sec csc arcsin arccos arctan"
+_FUNCTIONS = "log ln sin cos tan cot sec csc arcsin arccos arctan"
 _LETTERS = "pi infty alpha beta gamma delta theta lambda mu phi omega"
-_COMMANDS = frozenset(f"frac cdot times div leq geq le ge {_FUNCTIONS} {_LETTERS}".split())
+_COMMANDS = frozenset(f"frac sqrt cdot times div leq geq le ge {_FUNCTIONS} {_LETTERS}".split())
 _SYMBOLS = str.maketrans(
     {"−": "-", "×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "½": r"\frac12", "°": ""}
 )
@@ -102,10 +103,10 @@ def extract(response: str, marker: str | None = None) -> str | None:
     Returns:
         The inside of the last balanced ``\boxed{}``, else the rest of the line after the last marker.
     """
-    if "\\boxed" in response:
+    if (first := response.find("\\boxed")) >= 0:
         open_braces: list[tuple[int, bool]] = []
         last: tuple[int, int] = (-1, -1)
-        for found in _BRACE.finditer(response):
+        for found in _BRACE.finditer(response, first):
             text = found.group()
             if text[-1] == "{" and text != "\\{":
                 open_braces.append((found.end(), text != "{"))
@@ -233,7 +234,10 @@ def _read(text: str) -> Any:
         return sympy.Rational(number.numerator, number.denominator)
     if len(text) > MAX_SYMBOLIC:
         raise _Unreadable(f"it has {len(text)} characters; {MAX_SYMBOLIC} are allowed in an expression")
-    unknown = set(_COMMAND.findall(text)) - _COMMANDS
+    commands = _COMMAND.findall(text)
+    if sum(name in _FUNCTIONS.split() for name in commands) > MAX_FUNCTIONS:
+        raise _Unreadable(f"it has more than {MAX_FUNCTIONS} functions")
+    unknown = set(commands) - _COMMANDS
     plain = _ALLOWED.fullmatch(text) and not _GAP.search(text) and text.count("|") <= 2
     if unknown or not plain or len(_RELATION.findall(text)) > 1:
         raise _Unreadable(f"it holds what is not read here: {', '.join(sorted(unknown)) or text:.80}")

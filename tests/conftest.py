@@ -1,6 +1,8 @@
 import pytest
 import torch
-from tiny import make_model, make_tokenizer
+from tiny import DEMO, make_model, make_tokenizer, save_start
+
+from grpo_agents.config import load_config
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,3 +20,24 @@ def tokenizer():
 def model():
     """A Qwen3 of two layers and 97 tokens; a fresh one each time."""
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """The run folder of a short warm start: a model that has learned the form of a dialogue, and little else."""
+    from grpo_agents.trainer import train
+
+    root = tmp_path_factory.mktemp("warm")
+    save_start(root / "start", scale=0.1)
+    settings = {
+        "run": root / "sft",
+        "model.path": root / "start",
+        "demonstrations.source": f"{DEMO / 'demonstrations.py'}:demonstrate",
+        "train.steps": 60,
+        "train.batch": 16,
+        "train.save_every": 30,
+        "learner.optimizer.warmup": 5,
+        "eval.every": 60,
+        "eval.tasks": 8,
+    }
+    return train(load_config(DEMO / "sft.toml", [f"{key}={value}" for key, value in settings.items()]))

@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from grpo_agents.chat import Chat
+from grpo_agents.chat.template import Template
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 SPECIALS = {
@@ -236,7 +237,7 @@ def test_local_rendering_equals_full_rendering(template, monkeypatch):
         lambda content, more: [calling(1, 0, **more), result(content, 0), answer("Two."), user("?"), answer("So.")],
     ]
     local, full = make_chat(template), make_chat(template)
-    monkeypatch.setattr(full, "_local_suffix", lambda *_: None)
+    monkeypatch.setattr(full._suffixes, "local", lambda *_: None)
     for content, kind, more in itertools.product(contents, kinds, [{}, {"reasoning_content": "hm"}]):
         script = kind(content, more)
         ours, theirs = play(local, script)[0], play(full, script)[0]
@@ -251,8 +252,8 @@ def test_tool_answers_are_appended_without_rendering_the_history(template, monke
     chat = make_chat(template)
     play(chat, SCRIPT)
     conversation = chat.start(PROMPT, [ADD])
-    monkeypatch.setattr(chat, "render", None)
-    conversation._append_turn(calling(1, 0), "", np.array([chat.stop_ids[0]], np.int32), np.zeros(1, np.float32))
+    conversation.assistant(*says(chat, calling(1, 0)))
+    monkeypatch.setattr(Template, "render", None)
     conversation.observe([result("a new result", 0)])
     assert "a new result" in chat.tokenizer.decode(conversation.ids)
 
@@ -441,7 +442,7 @@ def test_a_demonstration_needs_an_assistant_and_parts_that_the_template_writes()
 def test_the_rollouts_of_a_group_share_one_rendering(monkeypatch):
     chat = make_chat("llama3")
     first = chat.start(PROMPT, [ADD]).ids
-    monkeypatch.setattr(chat, "render", None)
+    monkeypatch.setattr(Template, "render", None)
     assert chat.start([dict(message) for message in PROMPT], [ADD]).ids.tolist() == first.tolist()
 
 

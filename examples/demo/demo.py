@@ -56,7 +56,8 @@ def run(folder: Path, seed: int, overrides: tuple[str, ...] = ()) -> dict[str, o
     say("[bold]2 of 3[/] warm start: imitating dialogues that choose a tool at random")
     both = (f"seed={seed}", *overrides)
     train(
-        load_config(HERE / "sft.toml", [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", *both]), overwrite=True
+        load_config(HERE / "sft.toml", [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", *both]),
+        overwrite=True,
     )
     say("[bold]3 of 3[/] GRPO: learning to choose as each user prefers")
     grpo = load_config(HERE / "grpo.toml", [f"run={folder / 'grpo'}", f"model.path={folder / 'sft' / 'model'}", *both])
@@ -76,14 +77,21 @@ def show(found: dict[str, object], folder: Path) -> None:
     assert isinstance(before, dict)
     assert isinstance(after, dict)
     for name in after:
-        table.add_row(name, *(f"{part[name]['mean']:.3f}  ({part[name]['low']:.3f} … {part[name]['high']:.3f})" for part in (before, after)))
+        table.add_row(
+            name,
+            *(
+                f"{part[name]['mean']:.3f}  ({part[name]['low']:.3f} … {part[name]['high']:.3f})"
+                for part in (before, after)
+            ),
+        )
     console = Console()
     console.print(table)
     above = found["above_blind"]
     assert isinstance(above, dict)
     console.print(
-        f"A policy that cannot see the preference reaches a share of {found['share_of_best_blind']:.3f} at best; this one's "
-        f"reward is above it by {above['mean']:.3f} ({above['low']:.3f} … {above['high']:.3f}), paired by task."
+        f"A policy that cannot see the preference reaches a share of {found['share_of_best_blind']:.3f} at best; "
+        f"this one's reward is above it by {above['mean']:.3f} "
+        f"({above['low']:.3f} … {above['high']:.3f}), paired by task."
     )
     uses = Table(title="tool calls an episode, by what the user weighs most", title_justify="left")
     tool_use = found["tool_use"]

@@ -18,7 +18,8 @@ _env = OrchestraEnv(split="train")
 def demonstrate(rng: np.random.Generator) -> dict[str, Any]:
     """One dialogue: the task and the preference are drawn, and so is how it is answered.
 
-    The assistant first names what weighs most and the way it takes. There is no loss on a direct answer that it cannot know.
+    The assistant first names what weighs most and the way it takes. There is no loss on a direct answer that it
+    cannot know.
     """
     drill = rng.random() < DRILLS
     while True:

@@ -53,7 +53,11 @@ def figures(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, float]]:
     top = best(trajectories)
     share = reward.sum() / top.sum()
     off = interval(trajectories, (reward - share * top) / top.mean())  # linearised ratio: its error, with mean 0
-    found["share_of_best"] = {"mean": float(share), "low": float(share + off["low"]), "high": float(share + off["high"])}
+    found["share_of_best"] = {
+        "mean": float(share),
+        "low": float(share + off["low"]),
+        "high": float(share + off["high"]),
+    }
     return found
 
 
@@ -76,7 +80,10 @@ def blind(trajectories: Sequence[Trajectory]) -> np.ndarray:
     for kind in KINDS:
         mine = [index for index, trajectory in enumerate(trajectories) if trajectory.task["kind"] == kind]
         if mine:
-            worth = {name: np.array([expected(trajectories[index])[name] for index in mine]) for name in OrchestraEnv.choices()}
+            worth = {
+                name: np.array([expected(trajectories[index])[name] for index in mine])
+                for name in OrchestraEnv.choices()
+            }
             found[mine] = max(worth.values(), key=lambda values: values.mean())
     return found
 

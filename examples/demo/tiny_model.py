@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from grpo_agents.envs.orchestra import WORDS, OrchestraEnv, generate
+from grpo_agents.envs.orchestra import WORDS, OrchestraEnv
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 MARKS = ["<|end|>", "<|tools|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|pad|>"]
@@ -54,9 +53,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
     """Random weights: width 128, 3 layers, 4 heads."""
     torch.manual_seed(seed)
+    vocabulary = tokenizer.get_vocab()
     return Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=len(tokenizer),
+            vocab_size=len(vocabulary),
             hidden_size=128,
             intermediate_size=256,
             num_hidden_layers=3,
@@ -65,8 +65,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalL
             head_dim=32,
             max_position_embeddings=512,
             tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=vocabulary["<|end|>"],
+            pad_token_id=vocabulary["<|pad|>"],
         )
     )
 

@@ -1,5 +1,6 @@
-"""Engines turn token ids into token ids. An episode is a *session*: an engine may keep what it computed for its earlier turns.
+"""Engines turn token ids into token ids.
 
+An episode is a *session*: an engine may keep what it computed for its earlier turns.
 Importing this needs numpy alone; each backend is imported by who chooses it.
 """
 
@@ -89,7 +90,10 @@ class TokenEngine(Protocol):
         ...
 
     def collect(self) -> list[Completion]:
-        """Waits for at least one completion and gives all that are done; an engine in lockstep finishes every request."""
+        """Waits for at least one completion and gives all that are done.
+
+        An engine in lockstep finishes every request.
+        """
         ...
 
     def release(self, sessions: Iterable[int]) -> None:

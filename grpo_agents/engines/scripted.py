@@ -50,11 +50,11 @@ class ScriptedEngine:
         for session in sessions:
             self._turns.pop(session, None)
 
-    def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:  # noqa: ARG002
+    def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:
         """Zeros: what is scripted is certain."""
         return [np.zeros(len(ids), np.float32) for ids in sequences]
 
-    def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:  # noqa: ARG002
+    def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
         """Has no weights; takes the version."""
         self.version = version
 

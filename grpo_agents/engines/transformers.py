@@ -1,8 +1,8 @@
-"""Sampling with a transformers model in this process: many episodes in one batch, their KV cache kept from turn to turn.
+"""Sampling with a transformers model in this process: many episodes in one batch, their KV cache kept between turns.
 
-Works in lockstep: :meth:`TransformersEngine.collect` finishes every request handed over. Episodes that started together form a
-*block* with one cache. A prompt that several of them share is computed once; what the environment said between two turns is
-fed as it is; only new tokens are ever computed.
+Works in lockstep: :meth:`TransformersEngine.collect` finishes every request handed over. Episodes that started
+together form a *block* with one cache. A prompt that several of them share is computed once; what the environment
+said between two turns is fed as it is; only new tokens are ever computed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class TransformersEngine:
         computing: Gives the context of every forward pass (autocast).
 
     Raises:
-        ValueError: A model with sliding-window attention shorter than its context: cached slots would not be its positions.
+        ValueError: A model with sliding-window attention shorter than its context: cached slots would not be its
+            positions.
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class TransformersEngine:
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         if window and window < self.context_length:
             raise ValueError(
-                f"{type(model).__name__} attends through a window of {window} tokens, which the transformers engine does not "
-                "keep track of. Use engine.backend = 'vllm', or a model with full attention."
+                f"{type(model).__name__} attends through a window of {window} tokens, which the transformers engine "
+                "does not keep track of. Use a model with full attention."
             )
         self.model = model
         self.pad_id = pad_id
@@ -94,8 +95,8 @@ class TransformersEngine:
                 raise ValueError(f"session {request.session}: max_tokens is {request.max_tokens}; at least 1 is needed")
             if len(request.ids) + request.max_tokens > self.context_length:
                 raise ValueError(
-                    f"session {request.session}: {len(request.ids)} prompt and {request.max_tokens} new tokens exceed the "
-                    f"model's context of {self.context_length}"
+                    f"session {request.session}: {len(request.ids)} prompt and {request.max_tokens} new tokens exceed "
+                    f"the model's context of {self.context_length}"
                 )
             self._waiting.append((request, sampling))
 
@@ -128,6 +129,8 @@ class TransformersEngine:
     def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probability of every token of each sequence given those before it, shape (tokens,); 0 for the first."""
         scored = []
+        was_training = self.model.training
+        self.model.eval()
         for ids in sequences:
             tokens = torch.tensor([list(ids)], device=self.device)
             with self.computing():
@@ -135,6 +138,7 @@ class TransformersEngine:
             logits = logits[0, :-1].float() / temperature  # (tokens-1, V)
             picked = torch.log_softmax(logits, -1).gather(-1, tokens[0, 1:, None])[:, 0]
             scored.append(np.concatenate([[0.0], picked.cpu().numpy()]).astype(np.float32))
+        self.model.train(was_training)
         return scored
 
     def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:

@@ -82,7 +82,9 @@ class Learner:
             progress: How far the run is, 0…1.
 
         Returns:
-            Figures: loss, grad_norm, lr, and means over tokens of entropy, ratio, clipped share, KL and mismatch.
+            Figures: loss, grad_norm, lr, skipped; tokens that were computed, and over them the means of entropy,
+                ratio π/π_old,
+            mismatch (|log π − what the engine said|), kl (k3) where there is a reference, and the method's own.
 
         Raises:
             FloatingPointError: Too many updates in a row had no finite gradient.
@@ -99,7 +101,7 @@ class Learner:
             loss = self.method.loss(tokens)
             loss.backward()
             sums["loss"] += loss.item()
-            _add_figures(sums, tokens)
+            _add_figures(sums, tokens, self.method)
         figures = _means(sums)
         figures["lr"] = self.optimizer.rate(self.updates)
         figures["grad_norm"] = self.optimizer.step(self.updates) if rows else 0.0
@@ -185,9 +187,10 @@ class Learner:
             theirs = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
             self.model.train(was_training)
         if not torch.allclose(ours, theirs, atol=PROBE_TOLERANCE):
+            off = float((ours - theirs).abs().max())
             raise ValueError(
-                f"{type(self.model).__name__}: its logits are not its output layer applied to its last hidden state "
-                f"(log-probabilities differ by {float((ours - theirs).abs().max()):.3g}). This architecture is not supported."
+                f"{type(self.model).__name__} is not supported: its logits are not its output layer applied to its "
+                f"last hidden state (log-probabilities differ by {off:.3g})"
             )
 
 
@@ -197,19 +200,21 @@ def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
     return base.get_decoder(), base.get_output_embeddings()
 
 
-def _add_figures(sums: dict[str, float], tokens: Tokens) -> None:
+def _add_figures(sums: dict[str, float], tokens: Tokens, method: Method) -> None:
     """Adds up what is reported about tokens; nothing here reaches the loss."""
     with torch.no_grad():
-        log_ratio = tokens.logprobs - tokens.old
-        mismatch = (tokens.old - tokens.sampler).abs()
-        sums["tokens"] += len(log_ratio)
-        sums["entropy"] += float(tokens.entropy.sum())
-        sums["ratio"] += float(log_ratio.exp().sum())
-        sums["mismatch"] += float((tokens.logprobs - tokens.sampler).abs().sum())
-        sums["old_mismatch"] += float(mismatch.sum())
+        per_token = {
+            "entropy": tokens.entropy,
+            "ratio": (tokens.logprobs - tokens.old).exp(),
+            "mismatch": (tokens.logprobs - tokens.sampler).abs(),
+            **method.figures(tokens),
+        }
         if tokens.reference is not None:
             difference = tokens.reference - tokens.logprobs
-            sums["kl"] += float((difference.exp() - difference - 1).sum())
+            per_token["kl"] = difference.exp() - difference - 1  # k3
+        sums["tokens"] += len(tokens.logprobs)
+        for name, values in per_token.items():
+            sums[name] += float(values.sum())
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:

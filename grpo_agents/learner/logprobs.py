@@ -19,7 +19,8 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log π of each target and the entropy of the distribution it is drawn from.
 
-    Computed in chunks of tokens, each computed again for the backward pass, so memory does not grow with tokens × vocabulary.
+    Computed in chunks of tokens, each computed again for the backward pass, so memory does not grow with tokens ×
+    vocabulary.
 
     Args:
         hidden: Last hidden state at the position before each target, (tokens, size).

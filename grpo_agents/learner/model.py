@@ -1,4 +1,7 @@
-"""The policy: loading it by hub id or path, as full weights or with LoRA, and saving what transformers loads unchanged."""
+"""The policy.
+
+Loading it by hub id or path, as full weights or with LoRA, and saving what transformers loads unchanged.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from grpo_agents.learner.settings import ModelConfig
 
@@ -31,7 +35,7 @@ def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, Any]:
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"model.path {config.path!r} could not be loaded: {error}") from error
-    model = model.to(resolve_device(config.device))
+    model.to(resolve_device(config.device))  # type: ignore[arg-type]  its stub takes the device for the model
     if config.lora is not None:
         from peft import LoraConfig, get_peft_model
 
@@ -71,8 +75,12 @@ def computing_in(dtype: str, device: torch.device) -> AbstractContextManager[Any
 
 def save_policy(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Saves weights (the adapter alone with LoRA) and tokenizer for ``from_pretrained``."""
+    showing = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if showing:
+        logging.enable_progress_bar()
 
 
 def restore_policy(model: PreTrainedModel, folder: Path) -> None:
@@ -84,16 +92,20 @@ def restore_policy(model: PreTrainedModel, folder: Path) -> None:
     weights = {
         name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()
     }
-    if hasattr(model, "peft_config"):
-        from peft import set_peft_model_state_dict
+    try:
+        if hasattr(model, "peft_config"):
+            from peft import set_peft_model_state_dict
 
-        result = set_peft_model_state_dict(model, weights)
-        missing = [name for name in result.missing_keys if "lora_" in name]
-    else:
-        result = model.load_state_dict(weights, strict=False)
-        tied = set(getattr(model, "_tied_weights_keys", None) or ())
-        missing = [name for name in result.missing_keys if name not in tied]
-    if missing or result.unexpected_keys:
-        raise ValueError(
-            f"{folder}: its weights are of another model ({(missing or result.unexpected_keys)[0]!r} differs)"
-        )
+            result = set_peft_model_state_dict(model, weights)
+            differ = [name for name in result.missing_keys if "lora_" in name]
+        else:
+            result = model.load_state_dict(weights, strict=False)
+            own = model.state_dict()
+            held = {own[name].data_ptr() for name in weights if name in own}  # tied weights are stored under one name
+            differ = [name for name in result.missing_keys if own[name].data_ptr() not in held]
+            differ += [name for name in weights if name in own and not torch.equal(own[name].cpu(), weights[name])]
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"{folder}: its weights are of another model ({error!s:.400})") from error
+    differ += result.unexpected_keys
+    if differ:
+        raise ValueError(f"{folder}: its weights are of another model ({differ[0]!r} differs)")

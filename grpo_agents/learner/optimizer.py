@@ -31,9 +31,7 @@ class Optimizer:
         self._parts: list[torch.optim.Optimizer] = []
         if config.name == "muon" and matrices:
             self._parts.append(
-                Muon(
-                    matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-                )
+                Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
             )
             matrices = []
         decayed = {"params": matrices + others, "weight_decay": config.weight_decay}
@@ -94,5 +92,9 @@ class Optimizer:
             parameter = self.named.get(name)
             if parameter is None:
                 raise ValueError(f"the stored optimiser state is of another model: it has {name!r}")
+            fields = ("momentum_buffer",) if isinstance(owner[parameter], Muon) else ("step", "exp_avg", "exp_avg_sq")
+            if field not in fields or (field != "step" and value.shape != parameter.shape):
+                shape = tuple(value.shape)
+                raise ValueError(f"the stored state is of another model or optimiser: {key!r} of shape {shape}")
             place = "cpu" if field == "step" else parameter.device
             owner[parameter].state[parameter][field] = value.to(place).clone()

@@ -14,48 +14,57 @@ class _Settings(BaseModel):
 class LoraSettings(_Settings):
     """LoRA through peft: the base model stays as it is, and is the reference policy."""
 
-    rank: int = Field(16, ge=1, description="Rank of the adapters.")
-    alpha: float = Field(32.0, gt=0, description="Their scale is alpha/rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on their input.")
-    targets: str | list[str] = Field("all-linear", description="Which modules get one.")
+    rank: int = Field(default=16, ge=1, description="Rank of the adapters.")
+    alpha: float = Field(default=32.0, gt=0, description="Their scale is alpha/rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on their input.")
+    targets: str | list[str] = Field(default="all-linear", description="Which modules get one.")
 
 
 class ModelConfig(_Settings):
     """Which model, and where and how it computes."""
 
     path: str = Field(description="Hub id or folder of the model and its tokenizer.")
-    device: str = Field("auto", description="cpu, cuda, cuda:0 …; auto takes the GPU where there is one.")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:0 …; auto takes the GPU where there is one.")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="What it computes in. Trained weights and optimiser states are float32 in either."
+        default="float32",
+        description="What it computes in. Trained weights and optimiser states are float32 in either.",
     )
-    lora: LoraSettings | None = Field(None, description="Train adapters instead of all weights.")
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; all cores where not set.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model. Only for models you trust.")
+    lora: LoraSettings | None = Field(default=None, description="Train adapters instead of all weights.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; all cores where not set.")
+    trust_remote_code: bool = Field(
+        default=False, description="Run code that comes with the model. Only for models you trust."
+    )
 
 
 class OptimizerConfig(_Settings):
     """How weights are moved."""
 
     name: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: torch's Muon on the matrices inside the layers, AdamW on the rest."
+        default="adamw", description="muon: torch's Muon on the matrices inside the layers, AdamW on the rest."
     )
-    lr: float = Field(1e-6, gt=0, description="Learning rate at its highest.")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="How it falls after the warm-up.")
-    lr_end: float = Field(0.0, ge=0, le=1, description="What share of lr it falls to.")
-    warmup: int = Field(0, ge=0, description="Steps over which it rises from 0.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's.")
-    weight_decay: float = Field(0.0, ge=0, description="On matrices; never on norms and biases.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
+    lr: float = Field(default=1e-6, gt=0, description="Learning rate at its highest.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="How it falls after the warm-up."
+    )
+    lr_end: float = Field(default=0.0, ge=0, le=1, description="What share of lr it falls to.")
+    warmup: int = Field(default=0, ge=0, description="Steps over which it rises from 0.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's.")
+    weight_decay: float = Field(default=0.0, ge=0, description="On matrices; never on norms and biases.")
+    clip: float = Field(default=1.0, gt=0, description="Largest norm of the whole gradient.")
 
 
 class LearnerConfig(_Settings):
     """How a batch becomes an update."""
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="How weights are moved.")
-    updates: int = Field(1, ge=1, description="μ: updates on each batch.")
-    max_tokens: int = Field(16384, ge=1, description="Tokens of one micro-batch, padding included: bounds the memory.")
-    old_logprobs: Literal["engine", "recompute"] = Field(
-        "engine", description="log π_old as the engine returned it, or computed again by the learner."
+    updates: int = Field(default=1, ge=1, description="μ: updates on each batch.")
+    max_tokens: int = Field(
+        default=16384, ge=1, description="Tokens of one micro-batch, padding included: bounds the memory."
     )
-    gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
-    stop_after_skips: int = Field(3, ge=1, description="Stop after so many updates in a row without a finite gradient.")
+    old_logprobs: Literal["engine", "recompute"] = Field(
+        default="engine", description="log π_old as the engine returned it, or computed again by the learner."
+    )
+    gradient_checkpointing: bool = Field(default=False, description="Compute activations again in the backward pass.")
+    stop_after_skips: int = Field(
+        default=3, ge=1, description="Stop after so many updates in a row without a finite gradient."
+    )

@@ -1,7 +1,8 @@
 """Methods: what to learn from, and how strongly each token's log-probability is pushed.
 
-A method is one file here (or one class of a user's own): a data source, and an objective that is a pure function of per-token
-log-probabilities. The coefficient on a token is −∂loss/∂log π, which :func:`coefficients` takes by differentiation.
+A method is one file here (or one class of a user's own): a data source, and an objective that is a pure function of
+per-token log-probabilities. The coefficient on a token is −∂loss/∂log π, which :func:`coefficients` takes by
+differentiation.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def make_method(settings: Mapping[str, Any]) -> Method:
     """Makes a method of its settings.
 
     Args:
-        settings: ``name`` (one of :func:`available`, or ``module:Class`` or ``file.py:Class``) and the method's own settings.
+        settings: ``name`` (one of :func:`available`, or ``module:Class`` or ``file.py:Class``) and the method's own
+            settings.
 
     Raises:
         ValueError: An unknown name or setting; names the nearest.

@@ -15,32 +15,33 @@ if TYPE_CHECKING:
 class Grpo(Method):
     """The clipped surrogate with asymmetric ε, a KL term in the loss, and an entropy bonus.
 
-    Per token: −min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â) + β KL − bonus · H, with ρ = π/π_old; summed as ``aggregation`` says.
+    Per token: −min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â) + β KL − bonus · H, with ρ = π/π_old; summed as ``aggregation``
+    says.
     """
 
     name: ClassVar[str] = "grpo"
 
-    clip_low: float = Field(0.2, ge=0, lt=1, description="ε below: ρ is clipped at 1 − clip_low.")
-    clip_high: float = Field(0.2, ge=0, description="ε above: ρ is clipped at 1 + clip_high (DAPO: 0.28).")
+    clip_low: float = Field(default=0.2, ge=0, lt=1, description="ε below: ρ is clipped at 1 − clip_low.")
+    clip_high: float = Field(default=0.2, ge=0, description="ε above: ρ is clipped at 1 + clip_high (DAPO: 0.28).")
     kl_weight: float = Field(
-        0.0, ge=0, description="β of the KL term against the reference policy; 0 needs no reference."
+        default=0.0, ge=0, description="β of the KL term against the reference policy; 0 needs no reference."
     )
     kl: Literal["k3", "unbiased"] = Field(
-        "k3",
+        default="k3",
         description="k3 = π_ref/π − log(π_ref/π) − 1; unbiased = ρ·k3 with the gradient through ρ (DeepSeek-V3.2).",
     )
     aggregation: Literal["token", "sequence", "constant"] = Field(
-        "sequence",
+        default="sequence",
         description="token: Σ/Σ|o| (DAPO); sequence: mean over trajectories of Σ/|o| (GRPO); "
         "constant: Σ/(trajectories · max_length) (Dr. GRPO). All over the global batch.",
     )
-    max_length: int | None = Field(None, ge=1, description="L_max of aggregation 'constant'.")
-    entropy_bonus: float = Field(0.0, ge=0, description="Reward for entropy, in the loss.")
+    max_length: int | None = Field(default=None, ge=1, description="L_max of aggregation 'constant'.")
+    entropy_bonus: float = Field(default=0.0, ge=0, description="Reward for entropy, in the loss.")
     entropy_tokens: int | None = Field(
-        None, ge=1, description="Only on the first tokens of each turn; all where not set."
+        default=None, ge=1, description="Only on the first tokens of each turn; all where not set."
     )
     entropy_until: float = Field(
-        1.0, gt=0, le=1, description="The bonus falls linearly to 0 at this share of the run; 1 keeps it level."
+        default=1.0, gt=0, le=1, description="The bonus falls linearly to 0 at this share of the run; 1 keeps it level."
     )
 
     @model_validator(mode="after")
@@ -75,6 +76,13 @@ class Grpo(Method):
                 entropy = entropy * (tokens.turn_position < self.entropy_tokens)
             per_token = per_token - bonus * entropy
         return self._aggregate(per_token, tokens)
+
+    def figures(self, tokens: Tokens) -> dict[str, torch.Tensor]:
+        """``clipped``: 1 where the clip takes the gradient away."""
+        ratio = (tokens.logprobs - tokens.old).exp()
+        above = (tokens.advantages > 0) & (ratio > 1 + self.clip_high)
+        below = (tokens.advantages < 0) & (ratio < 1 - self.clip_low)
+        return {"clipped": (above | below).float()}
 
     def _kl(self, tokens: Tokens, ratio: torch.Tensor) -> torch.Tensor:
         assert tokens.reference is not None

@@ -21,7 +21,8 @@ class Tokens:
         sampler: log π under the distribution that the engine sampled from, (tokens,).
         old: log π_old, the policy at the start of this batch, (tokens,).
         reference: log π_ref, (tokens,); None where the method does not ask for it.
-        entropy: Entropy of the policy's distribution at each token, with a gradient where the method pays for it, (tokens,).
+        entropy: Entropy of the policy's distribution at each token, with a gradient where the method pays for it,
+            (tokens,).
         advantages: Â of each token, (tokens,).
         lengths: |o|, sampled tokens of the token's whole trajectory, (tokens,).
         turn_position: How many trained tokens of the same turn come before it, (tokens,).
@@ -66,13 +67,20 @@ class Method(BaseModel):
         """Whether a group of one would carry no gradient."""
         return self.source == "policy"
 
-    def entropy_weight(self, progress: float) -> float:  # noqa: ARG002  a subclass reads it
-        """How strongly entropy is rewarded at this point of the run; its gradient is computed only where this is above 0."""
+    def entropy_weight(self, progress: float) -> float:
+        """How strongly entropy is rewarded at this point of the run.
+
+        Its gradient is computed only where this is above 0.
+        """
         return 0.0
 
     def gradient_only_from_advantages(self, progress: float) -> bool:
         """Whether a trajectory of advantage 0 has a gradient of exactly 0, and need not be computed."""
         return self.source == "policy" and not self.needs_reference and self.entropy_weight(progress) == 0
+
+    def figures(self, tokens: Tokens) -> dict[str, torch.Tensor]:
+        """What is worth reporting about each token, by name, (tokens,) each; called without gradients."""
+        return {}
 
     @abstractmethod
     def loss(self, tokens: Tokens) -> torch.Tensor:

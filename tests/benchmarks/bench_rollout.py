@@ -1,8 +1,8 @@
 """The whole rollout path without a model: how many 3-turn tool episodes a second on one core, and where the time goes.
 
-An instant scripted engine says what it was told to; everything else is the real thing: environments, threads, tools, chat
-tokens of a Qwen3-style template, rewards, trajectory records. 512 episodes at once, in groups of 8 of different tasks; every
-repeat has new tasks, so nothing that depends on a task is remembered from the one before.
+An instant scripted engine says what it was told to; everything else is the real thing: environments, threads, tools,
+chat tokens of a Qwen3-style template, rewards, trajectory records. 512 episodes at once, in groups of 8 of different
+tasks; every repeat has new tasks, so nothing that depends on a task is remembered from the one before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ TEMPLATE = Path(__file__).parents[1] / "chat_templates" / "qwen3.jinja"
 
 
 def make_chat() -> Chat:
-    """A byte-level BPE of 2,000 entries trained on such dialogues, with Qwen3's special tokens and the style of its template."""
+    """A byte-level BPE of 2,000 entries trained on such dialogues.
+
+    With Qwen3's special tokens and the style of its template.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -85,7 +88,10 @@ def main() -> None:
     def prepare(repeat: int) -> list[Task]:
         tasks = make_tasks(repeat)
         script[:] = [
-            [chat.tokenizer.encode(chat.render_assistant(said) + stop, add_special_tokens=False) for said in dialogue(task)]
+            [
+                chat.tokenizer.encode(chat.render_assistant(said) + stop, add_special_tokens=False)
+                for said in dialogue(task)
+            ]
             for task in tasks
         ]
         return tasks
@@ -109,7 +115,12 @@ def main() -> None:
     for name, job in (("whole rollout path", whole), ("environment alone", alone)):
         seconds = measure(job, prepare)
         rows.append({"measured": name, "episodes a second": seconds[0], "CPU ms an episode": seconds[1]})
-    record("rollout", f"{GROUPS * GROUP_SIZE} three-turn tool episodes at once, one core", rows, ["tokenizers", "transformers"])
+    record(
+        "rollout",
+        f"{GROUPS * GROUP_SIZE} three-turn tool episodes at once, one core",
+        rows,
+        ["tokenizers", "transformers"],
+    )
     profile(whole, prepare(REPEATS))
     rollout.close()
 

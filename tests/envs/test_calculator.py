@@ -75,14 +75,14 @@ def test_agrees_with_exact_arithmetic(a, b, c, d):
     ],
 )
 def test_errors_are_clear_and_quick(expression, said):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match=said):
         calculator(expression)
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_the_longest_products_stay_quick():
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match="result is too large"):
         calculator("*".join(["8^1000"] * 70))
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1

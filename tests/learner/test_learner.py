@@ -189,7 +189,8 @@ def test_old_log_probabilities_of_the_engine_or_computed_again():
             expected = full_logprobs(model, row.ids)[row.trained - 1] if kind == "recompute" else row.sampler
             assert row.old == pytest.approx(expected, abs=1e-5)
         figures = learner.update(batch, 0.0)
-        assert (figures["old_mismatch"] > 0.1) == (kind == "recompute")
+        assert figures["mismatch"] > 0.1
+        assert (abs(figures["ratio"] - 1) < 1e-5) == (kind == "recompute")
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -290,7 +291,6 @@ def test_an_architecture_with_more_after_its_head_is_refused():
 def test_figures_are_means_over_tokens():
     model = make_model()
     trajectories = on_policy(model, ragged())
-    figures = make_learner(model, Grpo(kl_weight=1e-9), lr=1e-9).update
     batch = make_batch(trajectories)
     learner = make_learner(model, Grpo(kl_weight=1e-9), lr=1e-9)
     learner.prepare(batch)
@@ -304,3 +304,19 @@ def test_figures_are_means_over_tokens():
     assert figures["tokens"] == batch.tokens == len(entropies)
     assert figures["kl"] == pytest.approx(0.0, abs=1e-6)
     assert figures["lr"] == 1e-9
+
+
+def test_the_share_of_clipped_tokens():
+    """Computed from the old log-probabilities by hand."""
+    model = make_model()
+    trajectories = on_policy(model, ragged(advantages=[1.0, -1.0, 2.0, -1.0, 1.0, -0.5]))
+    batch = make_batch(trajectories)
+    rng = np.random.default_rng(0)
+    clipped = []
+    for row in batch.rows:
+        ratio = np.exp(rng.normal(0, 0.4, len(row.trained)))
+        row.old = (row.sampler - np.log(ratio)).astype(np.float32)
+        clipped += (ratio > 1.28 if row.advantage > 0 else ratio < 0.8).tolist()
+    assert 0.1 < np.mean(clipped) < 0.6
+    figures = make_learner(model, Grpo(clip_high=0.28)).update(batch, 0.0)
+    assert figures["clipped"] == pytest.approx(np.mean(clipped))

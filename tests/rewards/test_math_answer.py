@@ -130,6 +130,9 @@ HOSTILE = {
     "attributes": "().__class__.__mro__",
     "logarithms": r"\ln(\ln(999999999999^{9999}+1))",
     "functions": r"\log_{2}" * 14 + "x",
+    "nested logarithms": r"\log_{2}" * 6 + "x",
+    "nested sines": r"\sin " * 6 + "x",
+    "nested tangents": r"\tan(" * 6 + "x" + ")" * 6,
     "sums": "x+" * 59 + "1",
     "quotients": "x/" * 59 + "y",
     "long product": "(x+1)" * 59,
@@ -146,10 +149,10 @@ def warm():
 @pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("gold", ["1", "x^2+1", "(1,2)"])
 def test_hostile_answers_are_never_right_and_quick(gold, answer):
-    started = time.perf_counter()
+    started = time.process_time()
     assert not verify(gold, answer)
     assert score_answer(gold, answer) == 0.0
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize(
@@ -158,9 +161,9 @@ def test_hostile_answers_are_never_right_and_quick(gold, answer):
     ids=["boxes", "braces", "answers", "backslashes", "markers"],
 )
 def test_a_megabyte_is_searched_quickly(response):
-    started = time.perf_counter()
+    started = time.process_time()
     assert extract(response, "####") in (None, "1")
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_unparsed_says_which_and_why():
@@ -195,7 +198,10 @@ def test_a_gold_answer_nobody_can_read_is_missing_whatever_was_said(final):
 
 
 def test_importing_it_loads_neither_sympy_nor_torch():
-    code = "import sys; from grpo_agents.rewards.math_answer import verify; assert verify('1/2', '0.5'); print(sorted(sys.modules))"
+    code = (
+        "import sys; from grpo_agents.rewards.math_answer import verify; assert verify('1/2', '0.5');"
+        "print(sorted(sys.modules))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'sympy'" not in loaded
     assert "'torch'" not in loaded

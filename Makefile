@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all coverage check bench-rollout clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the tested versions; done again when pyproject.toml or constraints.txt change
+
+# Of torch's builds pip takes the one that the package index offers first; any of 2.13.0 will do.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## train a tiny model to choose tools by preference: minutes on two cores
+	$(BIN)/python examples/demo/demo.py
+
+test: $(READY) ## run the tests, without the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(READY) ## run all tests
+	$(BIN)/python -m pytest
+
+coverage: $(READY) ## run the tests and show the lines that none of them reaches
+	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term-missing:skip-covered
+
+check: $(READY) ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench-rollout: $(READY) ## measure episodes a second; writes runs/bench/rollout.json
+	$(BIN)/python tests/benchmarks/bench_rollout.py
+
+clean: ## remove .venv, builds and caches; runs stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

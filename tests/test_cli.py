@@ -1,0 +1,406 @@
+"""The commands as a person types them: what they print, what they leave, and how they end."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from tiny import save_start
+from typer.testing import CliRunner
+
+from grpo_agents import cli, store, trainer
+from grpo_agents.trajectory import Step, ToolRun, Trajectory
+
+CONFIG = """
+run = "runs/new"
+model = { path = "start" }
+env = { id = "grpo_agents/Orchestra-v0", options = { split = "train" } }
+rewards = { vector = ["outcome", "cost", "latency"] }
+advantage = { gate = "outcome" }
+rollout = { group_size = 2, max_turn_tokens = 6, max_turns = 2 }
+train = { steps = 2, batch = 2 }
+eval = { every = 2, tasks = 3, env_options = { split = "test" } }
+"""
+
+BROKEN = '''
+import itertools
+from grpo_agents import AgentEnv, Reply, tool
+
+count = itertools.count()
+
+
+@tool(timeout=None)
+def look(number: int) -> str:
+    """Looks."""
+    return str(next(count))
+
+
+class Good(AgentEnv):
+    """Keeps the contract."""
+
+    tasks = [{"word": "tree"}]
+
+    def start(self, task):
+        return "A word?"
+
+    def finish(self, task, message):
+        return {"outcome": 1.0}
+
+
+class Unmakeable(Good):
+    def __init__(self):
+        raise RuntimeError("no shop today")
+
+
+class OddTasks(Good):
+    tasks = [{"word": {1, 2}}]
+
+
+class OtherTasks(Good):
+    tasks = lambda rng: {"number": next(count)}
+
+
+class TwoTools(Good):
+    tools = (look, look)
+
+
+class Forgetful(Good):
+    tools = (look,)
+
+
+class NoMessage(Good):
+    def start(self, task):
+        return ({"role": "robot", "content": "A word?"},)
+
+
+class Silent(Good):
+    def respond(self, message):
+        return Reply()
+
+
+class Cut(Good):
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, True, info
+
+
+class Undeclared(Good):
+    def finish(self, task, message):
+        return {"outcome": 1.0, "style": 0.5}
+
+
+class Endless(Good):
+    def finish(self, task, message):
+        return {"outcome": float("inf")}
+
+
+class Secretive(Good):
+    def describe_preference(self, preference):
+        return ""
+
+
+class Raises(Good):
+    def finish(self, task, message):
+        return {"outcome": task["wrod"]}
+'''
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    return lambda *arguments, stdin=None: CliRunner().invoke(cli.app, [str(entry) for entry in arguments], input=stdin)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a config, a tiny model and a run of it; and what was printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    save_start(folder / "start")
+    (folder / "run.toml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = CliRunner().invoke(cli.app, ["train", "run.toml", "--set", "run=runs/a"])
+    assert result.exit_code == 0, result.output
+    return folder, result.stdout
+
+
+def refused(result, code=2):
+    """The message of a command that failed, without a traceback."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.stderr.strip()
+
+
+# Help
+
+
+def test_help_has_an_example_for_each_command(run):
+    listed = run("--help").stdout
+    for command in ("train", "rollout", "evaluate", "envs", "check", "play", "new env", "new reward"):
+        assert command.split()[0] in listed
+        shown = run(*command.split(), "--help").stdout
+        assert f"Example: grpo-agents {command}" in shown
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from grpo_agents.cli import app; app(['--help'], standalone_mode=False)"
+    code += "; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "evaluate" in shown
+    assert shown.split()[-1] == "False"
+
+
+def test_the_version_is_shown(run):
+    assert re.fullmatch(r"grpo-agents \d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+# train, rollout, evaluate
+
+
+def test_train_says_where_to_look(finished):
+    folder, printed = finished
+    pictures = ["runs/a/curves.png", "runs/a/tool_use.png"]
+    assert f"pictures  {', '.join(pictures)}" in printed
+    assert all((folder / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert "grpo-agents evaluate runs/a/trajectories/eval-000002.parquet" in printed
+
+
+def test_train_refuses_a_folder_that_holds_a_run(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    message = refused(run("train", "run.toml", "--set", "run=runs/a"))
+    assert "train --resume runs/a" in message
+    assert "--overwrite" in message
+
+
+def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    before = (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines()
+    assert run("train", "--resume", "runs/a").exit_code == 0
+    after = (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in after] == [json.loads(line) for line in before]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "name a config to train, or a run to go on with"),
+        (["train", "a.toml", "--resume", "runs/a"], "name a config to train, or a run"),
+        (["train", "--resume", "runs/a", "--overwrite"], "a run goes on as it began"),
+        (["train", "--resume", "runs/a", "--set", "seed=1"], "a run goes on as it began"),
+        (["train", "nowhere.toml"], "no config file nowhere.toml"),
+        (["train", "--resume", "nowhere"], "no config file nowhere/config.toml"),
+        (["rollout", "nowhere.toml", "--out", "a.parquet"], "no config file nowhere.toml"),
+        (["evaluate", "nowhere.parquet"], "no trajectory file nowhere.parquet"),
+        (["play", "grpo_agents/Maths-v0"], "Did you mean grpo_agents/Math-v0"),
+        (["play", "shop"], "unknown environment 'shop'"),
+        (["play", "shop.py"], "Name the class as well: shop.py:Class"),
+        (["new", "env", "corner shop"], "'corner shop' cannot name a Python file"),
+    ],
+)
+def test_what_a_person_got_wrong_is_one_message(run, arguments, message):
+    assert message in refused(run(*arguments))
+
+
+def test_an_unknown_key_names_the_nearest(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    assert "Did you mean 'group_size'" in refused(run("train", "run.toml", "--set", "rollout.groupsize=3"))
+
+
+def test_debug_shows_where_an_error_comes_from(run):
+    result = run("--debug", "train", "nowhere.toml")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_an_error_that_is_not_ours_says_how_to_find_it(run, tmp_path):
+    (tmp_path / "raises.py").write_text("raise ValueError('the shop is closed')")
+    message = refused(run("play", "raises.py:Shop"))
+    assert "ValueError: the shop is closed" in message
+    assert "--debug" in message
+
+
+def test_a_missing_package_is_named_with_its_remedy(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.utils", None)
+    monkeypatch.setattr(cli, "_hush", lambda: __import__("no_such_package"))
+    assert isinstance(run("train", "a.toml").exception, ModuleNotFoundError)
+
+    def without_torch():
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "_hush", without_torch)
+    assert "pip install 'grpo-agents[train]'" in refused(run("train", "a.toml"))
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_exits_with_130(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+
+    def stopped(config, *, overwrite):
+        raise KeyboardInterrupt("stopped after step 3; go on with `grpo-agents train --resume runs/a`")
+
+    monkeypatch.setattr(trainer, "train", stopped)
+    assert "go on with `grpo-agents train --resume runs/a`" in refused(run("train", "run.toml"), cli.INTERRUPTED)
+
+
+def test_rollout_stores_and_sums_up(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    result = run("rollout", "run.toml", "--tasks", 3, "--out", "played.parquet")
+    assert result.exit_code == 0, result.output
+    assert "6 episodes of 3 tasks" in result.stdout
+    stored = store.read(finished[0] / "played.parquet")
+    assert [entry.id for entry in stored] == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"]
+    assert all(entry.samples and set(entry.rewards) == {"outcome", "cost", "latency"} for entry in stored)
+    assert "played.parquet exists" in refused(run("rollout", "run.toml", "--out", "played.parquet"))
+
+
+def test_greedy_rollouts_are_one_a_task_and_held_out_ones_other_tasks(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    for name, options in {"greedy": ["--greedy"], "held": ["--greedy", "--held-out"]}.items():
+        assert run("rollout", "run.toml", "--tasks", 4, "--out", f"{name}.parquet", *options).exit_code == 0
+    greedy, held = (store.read(finished[0] / f"{name}.parquet") for name in ("greedy", "held"))
+    assert len(greedy) == len(held) == 4
+    assert not {entry.task["id"] for entry in greedy} & {entry.task["id"] for entry in held}
+
+
+def episode(task, outcome, dollars, **fields):
+    step = Step({"role": "assistant", "content": "one two"}, rewards={"outcome": outcome})
+    step.tools = [ToolRun("expert", dollars, 0.3)]
+    rewards = {"outcome": outcome, "cost": dollars}
+    return Trajectory(env="grpo_agents/Orchestra-v0", task={"id": task}, steps=[step], rewards=rewards, **fields)
+
+
+def test_evaluate_weighs_with_the_maxima_of_the_environment_that_was_played(run, tmp_path):
+    episodes = [episode("a", 1.0, 10.0, group=0), episode("b", 1.0, 5.0, group=1)]
+    store.write(tmp_path / "some.parquet", episodes)
+    found = json.loads(run("evaluate", "some.parquet", "--json").stdout)
+    assert found["reward"]["interval"]["mean"] == pytest.approx(1 + (0.0 + 0.5) / 2)  # 1 − cost/10 saved
+    assert found["components"]["cost"]["unit"] == "dollars"
+    gated = run("evaluate", "some.parquet", "--env", "grpo_agents/Math-v0", "--gate", "outcome", "--json")
+    assert json.loads(gated.stdout)["reward"]["interval"]["mean"] == pytest.approx(1 - 7.5)  # no maxima: −cost
+
+
+def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
+    store.write(tmp_path / "some.parquet", [episode("a", 1.0, 10.0)])
+    table = run("evaluate", "some.parquet", "--rewards", "outcome,tool_calls").stdout
+    assert "tool_calls ↓" in table
+    assert "cost" not in table
+    (tmp_path / "mine.py").write_text(
+        "from grpo_agents import RewardVector, component\n"
+        "@component(direction='min', unit='words')\n"
+        "def words(trajectory):\n    return len(trajectory.final.split())\n"
+        "vector = RewardVector(['outcome', words])\n"
+    )
+    for name in ("mine.py:vector", "mine.py:words"):
+        found = json.loads(run("evaluate", "some.parquet", "--rewards", name, "--json").stdout)
+        assert found["components"]["words"]["interval"]["mean"] == 2
+    assert "Did you mean 'outcome'" in refused(run("evaluate", "some.parquet", "--rewards", "outcom"))
+
+
+def test_evaluate_makes_no_scalar_of_a_component_whose_direction_it_cannot_know(run, tmp_path):
+    store.write(tmp_path / "some.parquet", [Trajectory(rewards={"words": 7.0})])
+    result = run("evaluate", "some.parquet")
+    assert "reward (scalar)" not in result.stdout
+    assert "Add --rewards file.py:vector" in result.stdout
+    assert "--gate words needs a vector" in refused(run("evaluate", "some.parquet", "--gate", "words"))
+
+
+# envs, check, new, play
+
+
+def test_envs_lists_tools_prices_and_rewards(run):
+    listed = run("envs").stdout
+    for text in (
+        "grpo_agents/Math-v0",
+        "grpo_agents/ToolMath-v0",
+        "grpo_agents/Orchestra-v0",
+        "expert $10, 0.3 s",
+        "outcome",
+    ):
+        assert text in listed
+
+
+@pytest.mark.parametrize("name", ["Math", "ToolMath", "Orchestra"])
+def test_the_built_in_environments_keep_the_contract(run, name):
+    result = run("check", f"grpo_agents/{name}-v0")
+    assert result.exit_code == 0, result.output
+    assert "all is well" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "remedy"),
+    [
+        ("Unmakeable", "RuntimeError: no shop today", "broken.py, line"),
+        ("OddTasks", "task 0 is not plain JSON", "use text, numbers"),
+        ("OtherTasks", "task 0 is another one the second time", "draw with the generator"),
+        ("TwoTools", "two tools have one name: look, look", "rename one"),
+        ("Forgetful", "gives another observation", "no clocks"),
+        ("NoMessage", "start gives ({'role': 'robot'", "a role and a content"),
+        ("Silent", "neither ends nor goes on", "terminated=True"),
+        ("Cut", "an answer truncates the episode", "terminate it"),
+        ("Undeclared", "gives the reward 'style'", "components = ('outcome', 'style')"),
+        ("Endless", "outcome = inf", "a finite number"),
+        ("Secretive", "the opening messages are the same", "describe_preference"),
+        ("Raises", "KeyError: 'wrod'", "broken.py, line"),
+    ],
+)
+def test_check_says_what_is_broken_and_what_to_do(run, tmp_path, name, problem, remedy):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    result = run("check", f"broken.py:{name}")
+    assert result.exit_code == 1, result.output
+    lines = result.stdout.splitlines()
+    place = next(place for place, line in enumerate(lines) if problem in line)
+    assert any(line.startswith("✗") for line in lines[:place])
+    assert any("→" in line and remedy in line for line in lines[place:])
+
+
+def test_check_passes_what_is_well(run, tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    assert run("check", "broken.py:Good").exit_code == 0
+
+
+def test_a_new_environment_keeps_the_contract_and_is_never_overwritten(run, tmp_path):
+    assert "corner_shop.py:CornerShop" in run("new", "env", "corner_shop").stdout
+    written = (tmp_path / "corner_shop.py").read_text()
+    assert "class CornerShop(AgentEnv)" in written
+    assert run("check", "corner_shop.py:CornerShop").exit_code == 0
+    assert "corner_shop.py exists" in refused(run("new", "env", "corner_shop"))
+    assert (tmp_path / "corner_shop.py").read_text() == written
+
+
+def test_a_new_reward_scores_episodes(run, tmp_path):
+    assert 'vector = "brief.py:vector"' in run("new", "reward", "brief").stdout
+    store.write(tmp_path / "some.parquet", [episode("a", 1.0, 10.0)])
+    found = json.loads(run("evaluate", "some.parquet", "--rewards", "brief.py:vector", "--json").stdout)
+    means = {name: entry["interval"]["mean"] for name, entry in found["components"].items()}
+    assert means == {"outcome": 1.0, "brevity": pytest.approx(1 - 7 / 500), "cost": 10.0}
+
+
+def test_a_person_can_play(run):
+    typed = ['/call calculator {"expression": "47*83"}', "", "/call", "/call calculator {x}", "/call calculator [1]"]
+    lines = [f"{line}\n" for line in (*typed, "/call expert", "3")]
+    result = run("play", "grpo_agents/Orchestra-v0", "--seed", 1, stdin="".join(lines))
+    assert result.exit_code == 0, result.output
+    shown = result.stdout
+    assert "tool calculator(expression: string)  $1, 3 s" in shown
+    assert "[calculator: $1, 3 s]\ntool: 3901" in shown
+    assert shown.count("not understood") == 3
+    assert "[expert: $10, 0.3 s]" in shown
+    assert "rewards: outcome 0" in shown
+    assert "the episode is over; reward 0 under the preference" in shown
+
+
+@pytest.mark.parametrize("lines", ["/quit\n", ""])
+def test_a_person_can_leave(run, lines):
+    result = run("play", "grpo_agents/Math-v0", stdin=lines)
+    assert result.exit_code == 0
+    assert result.stdout.endswith("left before the end\n")
+
+
+def test_the_console_script_finds_modules_of_the_folder_it_is_run_in(tmp_path):
+    (tmp_path / "mine.py").write_text(BROKEN)
+    script = os.path.join(os.path.dirname(sys.executable), "grpo-agents")
+    done = subprocess.run([script, "check", "mine:Good"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

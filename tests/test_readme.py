@@ -1,0 +1,64 @@
+"""The README's own example, run as it stands: only the model is a tiny one and the run is short."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny import save_start
+from typer.testing import CliRunner
+
+from grpo_agents.cli import app
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+SHORT = ["--set", "model.path=tiny", "--set", "train.steps=2", "--set", "train.batch=1", "--set", "eval.tasks=3"]
+SHORT += ["--set", "rollout.group_size=2", "--set", "rollout.max_turn_tokens=8"]
+
+
+def test_the_two_commands_come_first():
+    code = [line.split("#")[0].split() for line in README.read_text().splitlines() if line.startswith("    ")]
+    assert code[:2] == [["make", "demo"], ["make", "test"]]
+
+
+def test_an_environment_a_vector_training_and_evaluation_take_fewer_than_40_lines():
+    assert [language for language, _ in BLOCKS] == ["python", "python", "toml", "sh"]
+    assert sum(len([line for line in text.splitlines() if line.strip()]) for _, text in BLOCKS) < 40
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What each command of the README printed, by its name."""
+    folder = tmp_path_factory.mktemp("readme")
+    save_start(folder / "tiny", max_position_embeddings=2048)
+    for language, text in BLOCKS:
+        if language != "sh":
+            name = re.match(r"# (\S+)\n", text)
+            (folder / name.group(1)).write_text(text, encoding="utf-8")
+    printed = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in BLOCKS[-1][1].splitlines():
+            program, command, *arguments = shlex.split(line.replace("eval-000100", "eval-000002"))
+            assert program == "grpo-agents"
+            result = CliRunner().invoke(app, [command, *arguments, *(SHORT if command == "train" else [])])
+            assert result.exit_code == 0, result.output
+            printed[command] = result.stdout
+        checked = CliRunner().invoke(app, ["check", "shop.py:Shop"])
+        assert checked.exit_code == 0, checked.output
+    return folder, printed
+
+
+def test_the_run_leaves_what_the_readme_says(outputs):
+    folder, printed = outputs
+    run = folder / "runs" / "shop"
+    files = {"config.toml", "metrics.jsonl", "curves.png", "tool_use.png"}
+    assert {entry.name for entry in run.iterdir()} == files | {"tensorboard", "trajectories", "checkpoints", "model"}
+    assert "grpo-agents evaluate runs/shop/trajectories/eval-000002.parquet" in printed["train"]
+
+
+def test_the_evaluation_shows_the_vector(outputs):
+    _, printed = outputs
+    assert "3 episodes of 3 tasks" in printed["evaluate"]
+    for row in ("outcome ↑", "brevity ↑", "cost ↓", "reward (scalar)", "look_up"):
+        assert row in printed["evaluate"]

@@ -1,0 +1,122 @@
+import threading
+import time
+
+import pytest
+
+from grpo_agents.threads import Abandoned, StepThreads
+
+
+@pytest.fixture
+def release():
+    """Lets every job that hangs end with the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def alive():
+    return sum(thread.name == "grpo-agents-step" and thread.is_alive() for thread in threading.enumerate())
+
+
+def test_results_come_in_the_order_of_the_jobs():
+    threads = StepThreads(4)
+
+    def job(number):
+        return lambda: (time.sleep(0.002 * (7 * number % 5)), number)[1]
+
+    for _ in range(3):
+        assert threads.run([job(number) for number in range(30)], 5.0) == list(range(30))
+    threads.close()
+
+
+def test_as_many_jobs_at_once_as_threads_and_no_more():
+    threads, lock, seen, running = StepThreads(3), threading.Lock(), [], [0]
+    together = threading.Barrier(3)
+
+    def job():
+        with lock:
+            running[0] += 1
+            seen.append(running[0])
+        together.wait(20)  # would break if fewer than three ran
+        with lock:
+            running[0] -= 1
+
+    assert threads.run([job] * 12, 30.0) == [None] * 12
+    assert max(seen) == 3
+    threads.close()
+
+
+def test_what_a_job_raises_is_its_outcome():
+    def bad():
+        raise KeyError("there")
+
+    def worse():
+        raise SystemExit(3)
+
+    threads = StepThreads(2)
+    first, error, end, last = threads.run([lambda: 1, bad, worse, lambda: 4], 5.0)
+    assert (first, last) == (1, 4)
+    assert isinstance(error, KeyError)
+    assert isinstance(end, SystemExit)
+    assert threads.run([lambda: 5], 5.0) == [5]
+    threads.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_a_job_that_hangs_is_abandoned_and_the_others_finish(count, release):
+    """Even where every thread hangs: others take their place."""
+    threads = StepThreads(count)
+    jobs = [(lambda: release.wait(60)) if number in (0, 1, 5) else (lambda number=number: number) for number in range(9)]
+    began = time.monotonic()
+    found = threads.run(jobs, 0.2)
+    assert time.monotonic() - began < 3
+    assert [number for number, one in enumerate(found) if isinstance(one, Abandoned)] == [0, 1, 5]
+    assert [one for one in found if not isinstance(one, Abandoned)] == [2, 3, 4, 6, 7, 8]
+    assert "still running after 0.2 s" in str(found[0])
+    assert threads.run([lambda: 1, lambda: 2], 5.0) == [1, 2]  # and it goes on
+    threads.close()
+
+
+def test_a_job_that_ends_after_its_deadline_changes_nothing(release):
+    threads = StepThreads(2)
+    late = threading.Event()
+
+    def job():
+        release.wait(60)
+        late.set()
+        return "late"
+
+    found = threads.run([job, lambda: "in time"], 0.1)
+    release.set()
+    assert late.wait(5)
+    time.sleep(0.02)
+    assert isinstance(found[0], Abandoned)
+    assert found[1] == "in time"
+    assert threads.run([lambda: "next"] * 3, 5.0) == ["next"] * 3
+    threads.close()
+
+
+def test_the_clock_of_a_job_starts_when_it_starts():
+    """Ten jobs of 0.05 s on one thread take longer together than the timeout of each."""
+    threads = StepThreads(1)
+    found = threads.run([lambda: time.sleep(0.05)] * 10, 0.3)
+    assert found == [None] * 10
+    threads.close()
+
+
+def test_no_jobs():
+    assert StepThreads(2).run([], 1.0) == []
+
+
+def test_closing_ends_the_threads():
+    before = alive()
+    threads = StepThreads(4)
+    threads.run([lambda: time.sleep(0.01)] * 4, 5.0)
+    assert alive() == before + 4
+    threads.close()
+    deadline = time.monotonic() + 5
+    while alive() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert alive() == before
+    assert threads.run([lambda: 1], 5.0) == [1]  # closed is not broken
+    threads.close()

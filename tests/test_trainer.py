@@ -1,0 +1,481 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import tomllib
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from test_rollout import plain
+from tiny import DEMO, REPOSITORY, save_start
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grpo_agents import store
+from grpo_agents.advantage import AdvantageConfig, assign_advantages
+from grpo_agents.config import load_config, make_config, save_config
+from grpo_agents.envs.orchestra import OrchestraEnv, held_out
+from grpo_agents.rewards import named
+from grpo_agents.rewards.component import RewardVector
+from grpo_agents.run_folder import RunFolder
+from grpo_agents.trainer import Trainer, resume, train
+
+SMALL = {
+    "train.steps": 4,
+    "train.batch": 3,
+    "train.save_every": 2,
+    "train.keep": 3,
+    "eval.every": 2,
+    "eval.tasks": 5,
+    "advantage": '{normalise = "gdpo"}',  # without a gate: so small a model is hardly ever right
+    "rollout.group_size": 3,
+}
+SFT = {"demonstrations.source": f"{DEMO / 'demonstrations.py'}:demonstrate", "learner.optimizer.warmup": 1}
+
+
+def grpo(run, warm, **settings):
+    settings = {**SMALL, "run": run, "model.path": warm / "model", **settings}
+    return load_config(DEMO / "grpo.toml", [f"{key}={value}" for key, value in settings.items()])
+
+
+def sft(run, start, **settings):
+    settings = {**SMALL, **SFT, "run": run, "model.path": start, **settings}
+    return load_config(DEMO / "sft.toml", [f"{key}={value}" for key, value in settings.items()])
+
+
+def rows_of(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows]
+
+
+def steps_of(rows, eval_):
+    return [row["step"] for row in rows if any(key.startswith("eval/") for key in row) == eval_]
+
+
+def left_behind(folder):
+    """Everything that must not depend on when a run was killed."""
+    latest = max((folder / "checkpoints").glob("step-*"))
+    return {
+        "weights": {name: value.tolist() for name, value in load_file(folder / "model" / "model.safetensors").items()},
+        "optimizer": {name: value.tolist() for name, value in load_file(latest / "optimizer.safetensors").items()},
+        "metrics": rows_of(folder),
+        "trajectories": {
+            file.name: [plain(trajectory) for trajectory in store.read(file)]
+            for file in sorted((folder / "trajectories").glob("*.parquet"))
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    save_start(folder, scale=0.1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(warm, tmp_path_factory):
+    return train(grpo(tmp_path_factory.mktemp("unbroken") / "run", warm))
+
+
+# Whole runs
+
+
+def test_a_warm_start_learns_the_form(warm):
+    """The demonstrations' loss falls, and what is sampled then ends with a stop token."""
+    rows = rows_of(warm)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[0] == pytest.approx(np.log(444), abs=0.3)  # uniform over the vocabulary
+    assert np.mean(losses[-5:]) < 0.35 * losses[0]
+    assert steps_of(rows, False) == list(range(60))
+    assert steps_of(rows, True) == [0, 60]
+    rates = [row["lr"] for row in rows if "lr" in row]
+    assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])  # the warm-up
+    before, after = (store.read(warm / "trajectories" / f"eval-{step:06d}.parquet") for step in (0, 60))
+    ended = [np.mean([t.steps[0].finish_reason == "stop" for t in some]) for some in (before, after)]
+    assert ended[1] > 0.7 > ended[0]
+    assert not list((warm / "trajectories").glob("train-*"))
+
+
+def test_the_model_of_a_run_is_one_of_transformers(warm):
+    model = AutoModelForCausalLM.from_pretrained(warm / "model")
+    tokenizer = AutoTokenizer.from_pretrained(warm / "model")
+    assert model.config.vocab_size == len(tokenizer)
+    assert tokenizer.chat_template
+
+
+def test_a_run_leaves_what_the_design_says(unbroken):
+    rows = rows_of(unbroken)
+    assert steps_of(rows, False) == [0, 1, 2, 3]
+    assert steps_of(rows, True) == [0, 2, 4]
+    for row in rows:
+        assert all(isinstance(value, int | float) for value in row.values())
+        if row["step"] in (0, 2) and "eval/reward" in row:
+            assert row["eval/reward_low"] <= row["eval/reward"] <= row["eval/reward_high"]
+    first = next(row for row in rows if "loss" in row)
+    assert first["ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["mismatch"] < 1e-5  # the learner computes what the engine said
+    assert sorted(entry.name for entry in (unbroken / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
+    assert list((unbroken / "tensorboard").glob("events*"))
+    resolved = tomllib.loads((unbroken / "config.toml").read_text())
+    assert resolved["train"]["steps"] == 4
+    assert resolved["learner"]["optimizer"]["betas"] == [0.9, 0.95]
+    assert load_config(unbroken / "config.toml") == load_config(unbroken / "config.toml", ["train.steps=4"])
+
+
+def test_every_trajectory_is_kept(unbroken):
+    """The figures of each step can be recomputed from its file."""
+    metrics = [row for row in rows_of(unbroken) if "loss" in row]
+    vector = RewardVector([named(name, ("outcome",)) for name in ("outcome", "cost", "latency")])
+    for step, row in enumerate(metrics):
+        file = unbroken / "trajectories" / f"train-{step:06d}.parquet"
+        everyone = store.read(file)
+        assert [trajectory.id for trajectory in everyone] == [f"{g}.{i}" for g in range(3) for i in range(3)]
+        for name in vector.names:
+            assert np.mean([trajectory.rewards[name] for trajectory in everyone]) == pytest.approx(row[f"reward/{name}"])
+        assert np.mean([len(trajectory.steps) for trajectory in everyone]) == row["turns"]
+        stored = [trajectory.advantage for trajectory in everyone]
+        groups = store.read_groups(file)
+        assign_advantages(groups, vector, AdvantageConfig(normalise="gdpo"), OrchestraEnv.maxima)
+        assert [trajectory.advantage for group in groups for trajectory in group.trajectories] == stored
+        assert {trajectory.steps[0].version for trajectory in everyone} == {step}
+        assert not any(held_out(trajectory.task["question"]) for trajectory in everyone)
+
+
+def test_held_out_tasks_are_the_same_ones_every_time(unbroken):
+    evaluations = [store.read(unbroken / "trajectories" / f"eval-{step:06d}.parquet") for step in (0, 2, 4)]
+    tasks = [[trajectory.task for trajectory in some] for some in evaluations]
+    assert tasks[0] == tasks[1] == tasks[2]
+    assert len(tasks[0]) == 5
+    assert all(held_out(task["question"]) for task in tasks[0])
+    assert [[t.preference for t in some] for some in evaluations][0] == [t.preference for t in evaluations[2]]
+    assert [t.steps[0].version for t in evaluations[1]] == [2] * 5
+
+
+def test_the_same_config_gives_the_same_run(unbroken, warm, tmp_path):
+    again = train(grpo(tmp_path / "run", warm))
+    assert left_behind(again) == left_behind(unbroken)
+    other = train(grpo(tmp_path / "other", warm, seed=1))
+    assert rows_of(other) != rows_of(unbroken)
+
+
+def test_a_run_moves_its_weights_and_only_its_own(unbroken, warm):
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (warm, unbroken))
+    assert before.keys() == after.keys()
+    assert max((after[name] - before[name]).abs().max() for name in before) > 1e-3
+
+
+def test_mu_updates_and_a_reference(warm, tmp_path):
+    """Two updates a batch, a KL term, Muon: figures of the last update."""
+    settings = {"learner.updates": 2, "method.kl_weight": 0.05, "train.steps": 2, "learner.optimizer.name": "muon",
+                "method.aggregation": "sequence", "advantage": '{normalise = "minmax"}'}  # fmt: skip
+    rows = [row for row in rows_of(train(grpo(tmp_path / "run", warm, **settings))) if "loss" in row]
+    assert all(row["kl"] > 0 for row in rows)
+    assert all(abs(row["ratio"] - 1) > 1e-4 for row in rows)
+
+
+# Stopped and resumed
+
+DRIVER = """
+    import os, random, signal, sys, time
+    import torch
+    torch.set_num_threads(1)
+    from pathlib import Path
+    from grpo_agents.config import load_config
+    from grpo_agents.trainer import resume, train
+
+    config, folder = load_config(sys.argv[1]), Path(sys.argv[2])
+    config = config.model_copy(update={"run": str(folder)})
+    chance = random.Random(int(sys.argv[3]))
+    kills, seconds = 0, 3.0
+
+    def go():
+        if (folder / "config.toml").exists():
+            resume(folder)
+        else:
+            train(config)
+
+    def die_at(event):
+        # at the so-many-th time that a file is opened, renamed or removed: also in the middle of a checkpoint
+        left = [event]
+        def hook(name, args):
+            if name in ("open", "os.rename", "os.mkdir", "os.remove", "shutil.rmtree") and str(folder) in str(args):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+
+    for attempt in range(8):
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            if attempt % 2 == 0 and attempt < 6:
+                die_at(chance.randrange(3, 90))
+            go()
+            os._exit(0)
+        if attempt % 2 == 1 and attempt < 6:
+            time.sleep(chance.uniform(0.3, seconds))
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            kills += 1
+            continue
+        assert os.WEXITSTATUS(status) == 0, status
+        if attempt < 6:
+            continue
+        break
+    print(kills)
+"""
+
+
+def test_killed_at_any_point_and_resumed_it_ends_as_if_it_had_not_been(unbroken, warm, tmp_path):
+    """SIGKILL five times: at random moments, and at random accesses to its files."""
+    save_config(grpo(tmp_path / "run", warm), tmp_path / "config.toml")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), tmp_path / "config.toml", tmp_path / "run", "1"],
+        capture_output=True, text=True, cwd=REPOSITORY, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 3
+    assert left_behind(tmp_path / "run") == left_behind(unbroken)
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Sends Ctrl-C while the figures of that step are written."""
+
+    def at(step):
+        log = RunFolder.log
+
+        def log_and_interrupt(self, row):
+            log(self, row)
+            if row["step"] == step and "loss" in row:
+                monkeypatch.setattr(RunFolder, "log", log)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(RunFolder, "log", log_and_interrupt)
+
+    return at
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tmp_path, interrupt):
+    folder = tmp_path / "run"
+    handler = signal.getsignal(signal.SIGINT)
+    interrupt(2)
+    with pytest.raises(KeyboardInterrupt, match=rf"stopped after step 2; .*train --resume {folder}"):
+        train(grpo(folder, warm))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (folder / "checkpoints" / "step-000003" / "manifest.json").exists()  # not one of every second step
+    assert steps_of(rows_of(folder), False) == [0, 1, 2]
+    assert resume(folder) == folder
+    ended = left_behind(folder)
+    assert ended == left_behind(unbroken)
+
+
+@pytest.mark.parametrize("settings", [{}, {"model.lora": "{rank = 2, dropout = 0.2}"}], ids=["full", "lora"])
+def test_a_warm_start_is_resumed_bit_for_bit(start, tmp_path, interrupt, settings):
+    """With dropout, too: what is drawn depends on the seed and the step."""
+    whole = train(sft(tmp_path / "whole", start, **settings))
+    interrupt(1)
+    with pytest.raises(KeyboardInterrupt):
+        train(sft(tmp_path / "run", start, **settings))
+    resume(tmp_path / "run")
+    assert rows_of(tmp_path / "run") == rows_of(whole)
+    name = "adapter_model.safetensors" if settings else "model.safetensors"
+    assert (tmp_path / "run" / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(unbroken, warm, tmp_path, capsys):
+    folder = train(grpo(tmp_path / "run", warm))
+    weights = folder / "checkpoints" / "step-000004" / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-9] ^= 4
+    weights.write_bytes(data)
+    resume(folder)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"step-000004 is damaged \(model/model\.safetensors is not what was written\)", said)
+    assert re.search(r"going on from \S*step-000002, after 2 steps", said)
+    assert left_behind(folder) == left_behind(unbroken)
+
+
+def test_without_any_checkpoint_it_begins_again(unbroken, warm, tmp_path, capsys):
+    config = grpo(tmp_path / "run", warm)
+    RunFolder(config.run).create(config)
+    resume(tmp_path / "run")
+    assert "no checkpoint that can be used" in capsys.readouterr().err.replace("\n", " ")
+    assert left_behind(tmp_path / "run") == left_behind(unbroken)
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(warm, tmp_path):
+    folder = train(grpo(tmp_path / "run", warm, **{"train.steps": 2}))
+    before = left_behind(folder)
+    resume(folder)
+    assert left_behind(folder) == before
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.toml"):
+        resume(tmp_path)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(warm, tmp_path):
+    config = grpo(tmp_path / "run", warm, **{"train.steps": 1, "eval.every": 9})
+    train(config)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match=rf"{tmp_path / 'run'} holds a run already.*--resume.*--overwrite.*--set run"):
+        Trainer(config)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    (tmp_path / "run" / "old").touch()
+    train(config, overwrite=True)
+    assert not (tmp_path / "run" / "old").exists()
+
+
+def test_a_line_of_figures_that_a_kill_cut_off_is_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in range(4):
+        folder.log({"step": step, "loss": step / 3})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [row["step"] for row in folder.read_metrics()] == [0, 1, 2, 3]
+    folder.rewind(2)
+    assert folder.read_metrics() == [{"step": 0, "loss": 0.0}, {"step": 1, "loss": 1 / 3}]
+
+
+def test_a_full_disk_keeps_the_checkpoints_there_are(warm, tmp_path, monkeypatch):
+    import errno
+
+    from grpo_agents import trainer
+
+    real, calls = trainer.save_file, []
+
+    def save(state, path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, path)
+
+    monkeypatch.setattr(trainer, "save_file", save)
+    with pytest.raises(OSError, match="checkpoint of step 4 not written"):
+        train(grpo(tmp_path / "run", warm))
+    assert [entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+
+
+def test_gradients_without_end_stop_the_run(warm, tmp_path, monkeypatch):
+    """And the weights are those before them."""
+    from grpo_agents.methods.grpo import Grpo
+
+    monkeypatch.setattr(Grpo, "_aggregate", lambda self, per_token, tokens: per_token.sum() * float("nan"))
+    runner = Trainer(grpo(tmp_path / "run", warm, **{"learner.stop_after_skips": 2}))
+    with pytest.raises(FloatingPointError, match="2 updates in a row"):
+        runner.train()
+    before = load_file(warm / "model" / "model.safetensors")
+    assert all((before[name] == value).all() for name, value in runner.parts.model.named_parameters())
+
+
+# Configs
+
+
+def wrong(**changes):
+    settings = {"model": {"path": "x"}, "env": {"id": "grpo_agents/Orchestra-v0"}}
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        data = settings
+        for section in sections:
+            data = data.setdefault(section, {})
+        data[last] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learner__optimiser": {}}, r"unknown key learner\.optimiser\. Did you mean 'optimizer'\?"),
+        ({"rollout__group_sise": 4}, r"unknown key rollout\.group_sise\. Did you mean 'group_size'\?"),
+        ({"learner__optimizer__zzz": 4}, r"unknown key learner\.optimizer\.zzz\. There are: name, lr, "),
+        ({"modle": {}}, r"unknown key modle\. Did you mean 'model'\?"),
+        ({"model__lora": {"ranc": 2}}, r"unknown key model\.lora\.ranc\. Did you mean 'rank'\?"),
+        ({"train__steps": "many"}, r"train\.steps: .*integer.*'many'"),
+        ({"train__steps": 0}, r"train\.steps: .*greater than or equal to 1.*0"),
+        ({"rollout__truncated": "drop"}, r"rollout\.truncated: .*'keep', 'mask' or 'worst'.*'drop'"),
+        ({"rollout__group_size": 1}, r"rollout\.group_size is 1: method 'grpo' compares .*at least 2"),
+        ({"rollout__top_p": 0.9}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
+        ({"rollout__top_k": 5}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
+        ({"rollout__temperature": 0}, r"rollout\.temperature is 0"),
+        ({"method": {"name": "sft"}}, r"method 'sft' learns from demonstrations: set demonstrations\.source"),
+        ({"method": {"name": "grop"}}, r"unknown method 'grop'\. Did you mean 'grpo'"),
+        ({"method": {"clip_hihg": 1}}, r"method\.clip_hihg: .*Did you mean 'clip_high'"),
+        ({"method": {"aggregation": "constant"}}, r"max_length go together"),
+        ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and preference\.simplex exclude"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_config_is_said(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(wrong(**changes))
+
+
+def test_every_problem_has_a_line():
+    with pytest.raises(ValueError, match="config:") as caught:
+        make_config({"env": {"id": 3}, "trane": {}})
+    text = str(caught.value)
+    assert len(text.splitlines()) == 4
+    assert "model is missing: Which model." in text
+    assert "env.id" in text
+    assert "Did you mean 'train'?" in text
+
+
+def test_sft_takes_any_group_size():
+    settings = wrong(rollout__group_size=1, method={"name": "sft"}, demonstrations={"source": "x.jsonl"})
+    assert make_config(settings).chosen_method.name == "sft"
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('[model]\npath = "x"\n[env]\nid = "y"\n')
+    config = load_config(path, ["learner.optimizer.lr=1e-5", "model.path=some/where", "rollout.stop=['a', 'b']",
+                                "eval.env_options.split=test", "seed = 7"])  # fmt: skip
+    assert config.learner.optimizer.lr == 1e-5
+    assert config.model.path == "some/where"
+    assert config.rollout.stop == ["a", "b"]
+    assert config.eval.env_options == {"split": "test"}
+    assert config.seed == 7
+    for override, message in (("seed", "write section.key=value"), ("seed.x=1", "unknown key|no section|seed"),
+                              ("model.path.x=1", "'path' is no section"), ("learner.lr=1", "unknown key learner.lr")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            load_config(path, [override])
+
+
+def test_files_that_are_not_there_or_not_toml(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config file .*nowhere\.toml"):
+        load_config(tmp_path / "nowhere.toml")
+    (tmp_path / "bad.toml").write_text("[model\n")
+    with pytest.raises(ValueError, match=r"bad\.toml: not valid TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_a_saved_config_is_the_same_config(tmp_path, warm):
+    config = grpo(tmp_path / "run", warm, **{"method.kl_weight": 0.1, "model.lora": "{rank = 4}"})
+    save_config(config, tmp_path / "config.toml")
+    assert load_config(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"env.id": "grpo_agents/Orchestr-v0"}, "unknown environment 'grpo_agents/Orchestr-v0'. Did you mean grpo_agents/Orch"),
+        ({"rewards.vector": '["outcome", "costs"]'}, "unknown reward 'costs'. Did you mean 'cost'"),
+        ({"model.path": "/no/where"}, "model.path '/no/where' could not be loaded"),
+        ({"chat.template": "/no/where.jinja"}, "chat.template: there is no file /no/where.jinja"),
+        ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
+        ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
+        ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
+    ],
+)  # fmt: skip
+def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Trainer(grpo(tmp_path / "run", warm, **settings))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
