@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ from grpo_agents import rewards
 from grpo_agents.advantage import check_gate
 from grpo_agents.chat import Chat
 from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
+from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
 from grpo_agents.learner.model import computing_in, load_policy
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
 from grpo_agents.rollout import Rollout
-from grpo_agents.tasks import Tasks, load_object, load_tasks
+from grpo_agents.tasks import GeneratedTasks, Tasks, load_object, load_tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +43,7 @@ class Parts:
         config = self.config
         options = config.eval.env_options if evaluating and config.eval.env_options else config.env.options
         where = config.eval.source if evaluating else config.tasks
-        make, tasks = environment(config.env.id, options, where, seed=config.seed + evaluating)
+        make, tasks = environment(config.env.id, options, where, seed=mix(config.seed, 4 + evaluating))
         rollout = Rollout(
             make,
             self.chat,
@@ -90,8 +91,11 @@ def environment(
             source.source, split=source.split, columns=source.columns, skip_broken=source.skip_broken, seed=seed
         )
         options = {**options, "tasks": tasks}
-    env = make_env(name, **options)
-    return lambda: make_env(name, **options), tasks if tasks is not None else env.task_source
+    else:
+        tasks = make_env(name, **options).task_source
+        if isinstance(tasks, GeneratedTasks):
+            tasks = replace(tasks, seed=seed)
+    return lambda: make_env(name, **options), tasks
 
 
 def make_vector(config: RewardsConfig, env: AgentEnv) -> RewardVector:

@@ -34,15 +34,24 @@ class RunFolder:
         Raises:
             FileExistsError: It holds a run already; says how to resume it or to start anew.
         """
-        if self.config.exists():
-            if not overwrite:
-                raise FileExistsError(
-                    f"{self.path} holds a run already. Go on with `grpo-agents train --resume {self.path}`, start anew "
-                    "with --overwrite, or choose another folder: --set run=…"
-                )
+        if not overwrite:
+            self.refuse_run()
+        elif self.config.exists():  # it is a run, and not some other folder
             shutil.rmtree(self.path)
         self.trajectories.mkdir(parents=True, exist_ok=True)
         save_config(config, self.config)
+
+    def refuse_run(self) -> None:
+        """Does nothing where the folder holds no run.
+
+        Raises:
+            FileExistsError: It holds one; says how to resume it or to start anew.
+        """
+        if self.config.exists():
+            raise FileExistsError(
+                f"{self.path} holds a run already. Go on with `grpo-agents train --resume {self.path}`, start anew "
+                "with --overwrite, or choose another folder: --set run=…"
+            )
 
     def rewind(self, step: int) -> None:
         """Drops the metrics of every step that was not finished by a checkpoint: they are made again."""

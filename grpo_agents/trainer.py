@@ -53,6 +53,8 @@ class Trainer:
         self.folder = RunFolder(config.run)
         self.method = config.chosen_method
         self.display = Display(config.train.steps)
+        if not (resume or overwrite):
+            self.folder.refuse_run()  # before anything is loaded
         torch.manual_seed(config.seed)
         self.parts: Parts = build(config)
         if not resume:

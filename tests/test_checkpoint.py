@@ -131,7 +131,9 @@ def test_a_full_disk_leaves_the_earlier_ones(root, monkeypatch, where):
     if where == "manifest":
         monkeypatch.setattr("pathlib.Path.write_text", full)
         fill = lambda folder: (folder / "a").write_bytes(b"a")  # noqa: E731
-    with pytest.raises(OSError, match=r"checkpoint of step 3 not written .*No space left.*the earlier ones stand") as caught:
+    with pytest.raises(
+        OSError, match=r"checkpoint of step 3 not written .*No space left.*the earlier ones stand"
+    ) as caught:
         checkpoint.write(root, 3, {}, fill, 2)
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC
@@ -151,7 +153,9 @@ def test_a_full_disk_as_safetensors_says_it(root):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         with pytest.raises(OSError, match="checkpoint of step 2 not written .*File too large"):
-            checkpoint.write(root, 2, {}, lambda folder: save_file({"a": torch.zeros(9999)}, folder / "a.safetensors"), 2)
+            checkpoint.write(
+                root, 2, {}, lambda folder: save_file({"a": torch.zeros(9999)}, folder / "a.safetensors"), 2
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)

@@ -260,7 +260,9 @@ def test_the_context_fills_up(chat):
     first, second = (step.span for step in free.steps)
     for context in range(first[0] - 1, len(sample.ids) + 1):
         trajectory = one(make_rollout(chat, [say(chat, "on"), say(chat, "bye")], context=context))
-        assert sum(len(entry.ids) for entry in trajectory.samples[:1]) <= max(context, first[0]) + (second[0] - first[1])
+        assert sum(len(entry.ids) for entry in trajectory.samples[:1]) <= max(context, first[0]) + (
+            second[0] - first[1]
+        )
         if context >= second[1]:
             assert trajectory.stop_reason == "terminated"
             continue

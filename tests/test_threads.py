@@ -66,7 +66,9 @@ def test_what_a_job_raises_is_its_outcome():
 def test_a_job_that_hangs_is_abandoned_and_the_others_finish(count, release):
     """Even where every thread hangs: others take their place."""
     threads = StepThreads(count)
-    jobs = [(lambda: release.wait(60)) if number in (0, 1, 5) else (lambda number=number: number) for number in range(9)]
+    jobs = [
+        (lambda: release.wait(60)) if number in (0, 1, 5) else (lambda number=number: number) for number in range(9)
+    ]
     began = time.monotonic()
     found = threads.run(jobs, 0.2)
     assert time.monotonic() - began < 3

@@ -135,7 +135,9 @@ def test_every_trajectory_is_kept(unbroken):
         everyone = store.read(file)
         assert [trajectory.id for trajectory in everyone] == [f"{g}.{i}" for g in range(3) for i in range(3)]
         for name in vector.names:
-            assert np.mean([trajectory.rewards[name] for trajectory in everyone]) == pytest.approx(row[f"reward/{name}"])
+            assert np.mean([trajectory.rewards[name] for trajectory in everyone]) == pytest.approx(
+                row[f"reward/{name}"]
+            )
         assert np.mean([len(trajectory.steps) for trajectory in everyone]) == row["turns"]
         stored = [trajectory.advantage for trajectory in everyone]
         groups = store.read_groups(file)
@@ -233,14 +235,14 @@ DRIVER = """
 
 
 def test_killed_at_any_point_and_resumed_it_ends_as_if_it_had_not_been(unbroken, warm, tmp_path):
-    """SIGKILL five times: at random moments, and at random accesses to its files."""
+    """SIGKILL up to six times: at random moments, and at random accesses to its files."""
     save_config(grpo(tmp_path / "run", warm), tmp_path / "config.toml")
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(DRIVER), tmp_path / "config.toml", tmp_path / "run", "1"],
         capture_output=True, text=True, cwd=REPOSITORY, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 3
+    assert int(done.stdout) >= 2  # the rest may come when the run has ended
     assert left_behind(tmp_path / "run") == left_behind(unbroken)
     assert not list(tmp_path.rglob("*partial*"))
 
@@ -327,7 +329,9 @@ def test_a_folder_that_holds_a_run_is_not_written_over(warm, tmp_path):
     config = grpo(tmp_path / "run", warm, **{"train.steps": 1, "eval.every": 9})
     train(config)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(FileExistsError, match=rf"{tmp_path / 'run'} holds a run already.*--resume.*--overwrite.*--set run"):
+    with pytest.raises(
+        FileExistsError, match=rf"{tmp_path / 'run'} holds a run already.*--resume.*--overwrite.*--set run"
+    ):
         Trainer(config)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     (tmp_path / "run" / "old").touch()

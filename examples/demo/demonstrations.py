@@ -12,14 +12,16 @@ from grpo_agents.envs.orchestra import OrchestraEnv
 DRILLS = 0.25
 """Share of dialogues that answer an easy question directly: a tiny model needs many to learn to add."""
 
+GIVES_UP = "?"
+"""What it says where it neither knows nor asks."""
+
 _env = OrchestraEnv(split="train")
 
 
 def demonstrate(rng: np.random.Generator) -> dict[str, Any]:
     """One dialogue: the task and the preference are drawn, and so is how it is answered.
 
-    The assistant first names what weighs most and the way it takes. There is no loss on a direct answer that it
-    cannot know.
+    The assistant first names what weighs most. A direct answer to what it cannot know is to give up.
     """
     drill = rng.random() < DRILLS
     while True:
@@ -30,9 +32,9 @@ def demonstrate(rng: np.random.Generator) -> dict[str, Any]:
     ways = ["direct", "novice", "expert"] + ["calculator"] * (kind != "word")
     way = "direct" if drill else str(rng.choice(ways))
     priority = max(info["preference"], key=lambda name: info["preference"][name])
-    turn = {"role": "assistant", "reasoning_content": f"{priority} {way}"}
+    turn = {"role": "assistant", "reasoning_content": priority}
     if way == "direct":
-        answer = [{"type": "text", "text": info["task"]["answer"], "loss": kind == "easy"}]
+        answer = info["task"]["answer"] if kind == "easy" else GIVES_UP
         return {"messages": [*opening, {**turn, "content": answer}], "tools": info["tools"]}
     arguments = {"expression": info["task"]["question"]} if way == "calculator" else {}
     call = {**turn, "content": "", "tool_calls": [tool_call(way, arguments)]}

@@ -80,7 +80,7 @@ class Encoding:
         known = {
             token.content: number
             for number, token in tokens.items()
-            if token.special and not (token.normalized or token.single_word)
+            if token.special and not (token.normalized or token.lstrip or token.single_word)
             if token.content[0] not in inside
         }
         if not known:

@@ -19,7 +19,9 @@ def test_it_says_each_sessions_turns_in_order():
     assert play(engine) == []
 
 
-@pytest.mark.parametrize(("limit", "ids", "reason"), [(2, [0, 1], "length"), (3, [0, 1, 2], "stop"), (9, [0, 1, 2], "stop")])
+@pytest.mark.parametrize(
+    ("limit", "ids", "reason"), [(2, [0, 1], "length"), (3, [0, 1, 2], "stop"), (9, [0, 1, 2], "stop")]
+)
 def test_it_is_cut_at_max_tokens(limit, ids, reason):
     (done,) = play(ScriptedEngine(lambda session, turn: range(3)), (0, limit))
     assert (done.ids, done.finish_reason, done.logprobs) == (ids, reason, [0.0] * len(ids))

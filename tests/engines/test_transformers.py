@@ -82,7 +82,9 @@ def test_a_seed_gives_the_same_tokens_whatever_is_computed_beside_it():
     assert len({tuple(done.ids) for done in together.values()}) > 10
     same_prompt = [together[n].ids for n in (9, 11, 13)]
     assert len(set(map(tuple, same_prompt))) > 1  # other seeds, other tokens
-    again = generate(make_engine(model), [request(0, given[0], limit=14, seed=77), request(1, given[0], limit=14, seed=77)])
+    again = generate(
+        make_engine(model), [request(0, given[0], limit=14, seed=77), request(1, given[0], limit=14, seed=77)]
+    )
     assert again[0].ids == again[1].ids
 
 
@@ -179,7 +181,9 @@ def test_stop_texts_end_a_turn_where_they_are_complete():
     ids = prompts(1)[0]
     free = generate(engine, [request(0, ids, limit=12)], Sampling())[0].ids
     text = f"{free[3]}><{free[4]}"  # across two tokens
-    done = generate(engine, [request(1, ids, limit=12, seed=1000), request(2, [7], limit=12)], Sampling(stop=(text, "never")))
+    done = generate(
+        engine, [request(1, ids, limit=12, seed=1000), request(2, [7], limit=12)], Sampling(stop=(text, "never"))
+    )
     assert (done[1].ids, done[1].finish_reason) == (free[:5], "stop")
     assert done[2].finish_reason == "length"
     with pytest.raises(ValueError, match="stop texts need a decoder"):

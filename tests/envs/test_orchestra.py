@@ -33,9 +33,7 @@ def evaluate(question):
 
 
 def test_the_splits_have_no_question_in_common():
-    digests = {
-        split: {hash(task["question"]) for task in tasks(split, 4000)} for split in ("train", "test")
-    }
+    digests = {split: {hash(task["question"]) for task in tasks(split, 4000)} for split in ("train", "test")}
     assert min(len(found) for found in digests.values()) > 1500
     assert not digests["train"] & digests["test"]
     assert not {task["question"] for task in tasks("train", 3000, 10_000)} & {
@@ -98,7 +96,12 @@ def test_a_direct_answer_is_free_and_read_to_the_letter():
     env = OrchestraEnv()
     (task,) = (task for task in tasks("all", 1))
     assert play(env, task, "direct", 0)[0] == {"outcome": 1.0, "cost": 0.0, "latency": 0.0}
-    for said, outcome in ((f"  {task['answer']}\n", 1.0), (f"{task['answer']}.", 0.0), ("", 0.0), (f"+{task['answer']}", 0.0)):
+    for said, outcome in (
+        (f"  {task['answer']}\n", 1.0),
+        (f"{task['answer']}.", 0.0),
+        ("", 0.0),
+        (f"+{task['answer']}", 0.0),
+    ):
         env.reset(seed=0, options={"task": task})
         assert env.step(said)[4]["rewards"] == {"outcome": outcome}
 
@@ -107,7 +110,9 @@ def test_a_wrong_tool_answer_is_plausible_and_wrong():
     env = OrchestraEnv()
     for number, task in enumerate(tasks("all", 400)):
         env.reset(seed=number, options={"task": task})
-        result = env.step({"role": "assistant", "content": "", "tool_calls": [tool_call("novice", {})]})[0][0]["content"]
+        result = env.step({"role": "assistant", "content": "", "tool_calls": [tool_call("novice", {})]})[0][0][
+            "content"
+        ]
         if task["kind"] == "word":
             assert result in task["question"]
         else:

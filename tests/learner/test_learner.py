@@ -200,7 +200,9 @@ def test_the_reference_is_the_policy_before_training(lora):
     model = copy.deepcopy(start)
     if lora:
         torch.manual_seed(1)
-        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
     trajectories = on_policy(start, ragged())
     learner = make_learner(model, Grpo(kl_weight=0.1), lr=5e-2)
     for step in range(3):
@@ -298,7 +300,9 @@ def test_figures_are_means_over_tokens():
     entropies = []
     for row in batch.rows:
         with torch.no_grad():
-            every = torch.log_softmax(model(input_ids=torch.tensor(row.ids[None].astype(np.int64))).logits[0].double(), -1)
+            every = torch.log_softmax(
+                model(input_ids=torch.tensor(row.ids[None].astype(np.int64))).logits[0].double(), -1
+            )
         entropies += (-(every.exp() * every).sum(-1))[row.trained - 1].tolist()
     assert figures["entropy"] == pytest.approx(np.mean(entropies), rel=1e-5)
     assert figures["tokens"] == batch.tokens == len(entropies)
