@@ -47,6 +47,7 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._progress.update(self._episodes, visible=False)
         self._progress.stop()
 
     def say(self, text: str) -> None:
@@ -63,12 +64,13 @@ class Display:
             return
         line = "  ".join(f"{name.removeprefix('reward/')} {figures[name]:.3g}" for name in SHOWN if name in figures)
         self._progress.update(self._steps, completed=step + 1, figures=line)
+        self._progress.reset(self._episodes)
         if self._progress.disable and (step + 1) % max(1, self.steps // LINES) == 0:
             self.say(f"step {step + 1}/{self.steps}  {line}")
 
     def episodes(self, ended: int) -> None:
         """So many episodes of the batch under way have ended."""
-        self._progress.update(self._episodes, advance=ended)
+        self._progress.update(self._episodes, advance=ended, visible=True)
 
     @contextmanager
     def evaluating(self, total: int) -> Iterator[Callable[[int], None]]:

@@ -152,7 +152,7 @@ def test_a_full_disk_as_safetensors_says_it(root):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-        with pytest.raises(OSError, match="checkpoint of step 2 not written .*File too large"):
+        with pytest.raises(OSError, match=r"checkpoint of step 2 not written .*File too large"):
             checkpoint.write(
                 root, 2, {}, lambda folder: save_file({"a": torch.zeros(9999)}, folder / "a.safetensors"), 2
             )

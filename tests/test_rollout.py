@@ -142,7 +142,7 @@ def test_a_tool_episode_of_three_turns(chat):
     assert [message["role"] for message in trajectory.messages()] == [
         "user", "assistant", "tool", "assistant", "tool", "tool", "assistant"]  # fmt: skip
     (sample,) = trajectory.samples
-    assert sample.ids[sample.mask].tolist() == sum(turns, [])
+    assert sample.ids[sample.mask].tolist() == [token for turn in turns for token in turn]
     for step, ids in zip(trajectory.steps, turns, strict=True):
         assert sample.ids[slice(*step.span)].tolist() == ids
         assert sample.mask[slice(*step.span)].all()
@@ -281,6 +281,16 @@ def test_the_episode_runs_out_of_time(chat):
     assert len(trajectory.steps) == 2
     assert trajectory.seconds > 0.29
     assert trajectory.steps[0].seconds > 0.14
+
+
+def test_the_environment_may_cut_an_episode_itself(chat):
+    class Short(Talk):
+        def step(self, action):
+            observation, reward, terminated, _, info = super().step(action)
+            return observation, reward, terminated, True, info
+
+    trajectory = one(make_rollout(chat, [say(chat, "on")], env=Short))
+    assert (trajectory.stop_reason, trajectory.truncated, len(trajectory.steps)) == ("truncated", True, 1)
 
 
 @pytest.mark.parametrize("choice", ["keep", "mask", "worst"])

@@ -5,23 +5,27 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import tomllib
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 from test_rollout import plain
-from tiny import DEMO, REPOSITORY, save_start
+from tiny import DEMO, REPOSITORY, group_of, save_start, vector_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig, assign_advantages
+from grpo_agents.build import build
 from grpo_agents.config import load_config, make_config, save_config
 from grpo_agents.envs.orchestra import OrchestraEnv, held_out
 from grpo_agents.rewards import named
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.trainer import Trainer, resume, train
+from grpo_agents.sources import describe, pick
+from grpo_agents.tasks import as_tasks
+from grpo_agents.trainer import Trainer, _politely, resume, train
 
 SMALL = {
     "train.steps": 4,
@@ -153,7 +157,7 @@ def test_held_out_tasks_are_the_same_ones_every_time(unbroken):
     assert tasks[0] == tasks[1] == tasks[2]
     assert len(tasks[0]) == 5
     assert all(held_out(task["question"]) for task in tasks[0])
-    assert [[t.preference for t in some] for some in evaluations][0] == [t.preference for t in evaluations[2]]
+    assert [t.preference for t in evaluations[0]] == [t.preference for t in evaluations[2]]
     assert [t.steps[0].version for t in evaluations[1]] == [2] * 5
 
 
@@ -186,7 +190,8 @@ DRIVER = """
     import torch
     torch.set_num_threads(1)
     from pathlib import Path
-    from grpo_agents.config import load_config
+    from grpo_agents.build import build
+from grpo_agents.config import load_config
     from grpo_agents.trainer import resume, train
 
     config, folder = load_config(sys.argv[1]), Path(sys.argv[2])
@@ -414,7 +419,9 @@ def wrong(**changes):
         ({"method": {"name": "grop"}}, r"unknown method 'grop'\. Did you mean 'grpo'"),
         ({"method": {"clip_hihg": 1}}, r"method\.clip_hihg: .*Did you mean 'clip_high'"),
         ({"method": {"aggregation": "constant"}}, r"max_length go together"),
-        ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and preference\.simplex exclude"),
+        ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and .*simplex exclude"),
+        ({"model": "x"}, r"model: .*'x'"),
+        ({"train__steps__more": 1}, r"train\.steps: "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_config_is_said(changes, message):
@@ -447,8 +454,12 @@ def test_overrides(tmp_path):
     assert config.rollout.stop == ["a", "b"]
     assert config.eval.env_options == {"split": "test"}
     assert config.seed == 7
-    for override, message in (("seed", "write section.key=value"), ("seed.x=1", "unknown key|no section|seed"),
-                              ("model.path.x=1", "'path' is no section"), ("learner.lr=1", "unknown key learner.lr")):  # fmt: skip
+    for override, message in {
+        "seed": "write section.key=value",
+        "seed.x=1": "seed",
+        "model.path.x=1": "'path' is no section",
+        "learner.lr=1": "unknown key learner.lr",
+    }.items():
         with pytest.raises(ValueError, match=message):
             load_config(path, [override])
 
@@ -470,7 +481,7 @@ def test_a_saved_config_is_the_same_config(tmp_path, warm):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"env.id": "grpo_agents/Orchestr-v0"}, "unknown environment 'grpo_agents/Orchestr-v0'. Did you mean grpo_agents/Orch"),
+        ({"env.id": "grpo_agents/Orchestr-v0"}, "'grpo_agents/Orchestr-v0'. Did you mean grpo_agents/Orch"),
         ({"rewards.vector": '["outcome", "costs"]'}, "unknown reward 'costs'. Did you mean 'cost'"),
         ({"model.path": "/no/where"}, "model.path '/no/where' could not be loaded"),
         ({"chat.template": "/no/where.jinja"}, "chat.template: there is no file /no/where.jinja"),
@@ -483,3 +494,84 @@ def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, s
     with pytest.raises(ValueError, match=re.escape(message)):
         Trainer(grpo(tmp_path / "run", warm, **settings))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+# Where batches come from
+
+
+def test_a_finite_source_is_gone_through_once_a_round_in_a_new_order():
+    tasks = as_tasks([{"n": n} for n in range(7)])
+    rounds = [[pick(tasks, 7 * round_ + place, 3)["n"] for place in range(7)] for round_ in range(4)]
+    assert all(sorted(order) == list(range(7)) for order in rounds)
+    assert len({tuple(order) for order in rounds}) == 4
+    assert rounds[0] != [pick(tasks, place, 4)["n"] for place in range(7)]
+
+
+def test_tasks_and_demonstrations_from_files(warm, start, tmp_path):
+    """A JSONL of tasks with a column renamed, and a JSONL of dialogues."""
+    source = OrchestraEnv().task_source
+    rows = [source[number] for number in range(4)]
+    renamed = [{**{k: v for k, v in row.items() if k != "answer"}, "gold": row["answer"]} for row in rows]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    columns = "{id = 'id', question = 'question', answer = 'gold', kind = 'kind'}"
+    settings = {"tasks.source": tmp_path / "tasks.jsonl", "tasks.columns": columns, "train.steps": 2, "train.batch": 2}
+    folder = train(grpo(tmp_path / "grpo", warm, **settings))
+    seen = [t.task for step in (0, 1) for t in store.read(folder / "trajectories" / f"train-{step:06d}.parquet")]
+    assert sorted({task["question"] for task in seen}) == sorted(row["question"] for row in rows)
+    dialogue = {"messages": [{"role": "user", "content": "12+3"}, {"role": "assistant", "content": "15"}]}
+    (tmp_path / "good.jsonl").write_text(json.dumps(dialogue) + "\n")
+    few = {"train.steps": 2, "eval.every": 9, "demonstrations.source": tmp_path / "good.jsonl"}
+    losses = [row["loss"] for row in rows_of(train(sft(tmp_path / "sft", start, **few))) if "loss" in row]
+    assert losses[1] < losses[0]
+    (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": "12+3"}]}\n')
+    few["demonstrations.source"] = tmp_path / "bad.jsonl"
+    with pytest.raises(ValueError, match="demonstration 0: .*assistant"):
+        train(sft(tmp_path / "bad", start, **few))
+
+
+def test_generated_tasks_follow_the_runs_seed_and_held_out_ones_are_others(warm, tmp_path):
+    """Even where no split was asked for."""
+
+    def questions(evaluating, **settings):
+        config = grpo(tmp_path / "run", warm, **{"env.options": "{}", "eval.env_options": "{}", **settings})
+        _, tasks = build(config).rollout(evaluating=evaluating)
+        return [tasks[number]["question"] for number in range(30)]
+
+    training = questions(False)
+    assert training == questions(False)
+    assert len(set(training) & set(questions(True))) < 5
+    assert len(set(training) & set(questions(False, seed=1))) < 5
+
+
+def test_missing_rewards_are_counted():
+    group = group_of([1.0, 0.0, 1.0])
+    group.trajectories[2].rewards["outcome"] = None
+    figures = describe([group], vector_of(outcome="max"), {}, None)
+    assert (figures["missing/outcome"], figures["reward"], figures["reward/outcome"]) == (1.0, 0.5, 0.5)
+    group.trajectories[0].stop_reason = "tokens"
+    assert describe([group], vector_of(outcome="max"), {}, None)["stopped/tokens"] == pytest.approx(1 / 3)
+
+
+# Signals
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with _politely() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_thread_that_trains_leaves_signals_alone():
+    handler, found = signal.getsignal(signal.SIGINT), []
+
+    def job():
+        with _politely() as asked:
+            found.append((asked(), signal.getsignal(signal.SIGINT) is handler))
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+    assert found == [(False, True)]

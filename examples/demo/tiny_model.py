@@ -12,15 +12,17 @@ from grpo_agents.envs.orchestra import WORDS, OrchestraEnv
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 MARKS = ["<|end|>", "<|tools|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|pad|>"]
+PRIORITIES = ("outcome", "cost", "latency")
 WHOLE = [
     "<think>",
-    "</think>",
-    '<tool_call>{"name": "',
+    *(f"{priority}</think>" for priority in PRIORITIES),
+    *(f'{priority}</think><tool_call>{{"name": "' for priority in PRIORITIES),
     '", "arguments": {"expression": "',
     '"}}</tool_call>',
     '", "arguments": {}}</tool_call>',
 ]
-"""Fixed texts of a tool call, one token each: a tiny model spends its tokens on what it decides."""
+"""Texts that are one token each. A tiny model spends its tokens on what it decides; and as the name of the tool comes
+right after what weighs most, the choice needs no attention to be found."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -76,19 +76,18 @@ class Suffixes:
 
     def local(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], new: Sequence[Message]) -> str | None:
         """The suffix without rendering the dialogue; None where the template might look at more than roles and ids."""
-        *history, message = messages
         shapes, contents = [], []
         for answer in new:
             shapes.append((answer["role"], answer.get("tool_call_id"), answer.get("name")))
             contents.append(content := answer.get("content"))
             if len(answer) != 4 - shapes[-1].count(None) or type(content) is not str or _MARKUP.search(content):
                 return None
-        calls = message.get("tool_calls") or ()
-        if any("invalid" in call for call in calls):
+        calls = messages[-1].get("tool_calls") or ()
+        made = tuple([(call["id"], call["function"]["name"]) for call in calls if "invalid" not in call])
+        if len(made) < len(calls):
             return None
-        made = tuple([(call["id"], call["function"]["name"]) for call in calls])
-        thought_before = any("reasoning_content" in earlier for earlier in history)
-        said = _Said(made, "reasoning_content" in message, thought_before, bool(tools))
+        *before, thinks = ["reasoning_content" in message for message in messages]
+        said = _Said(made, thinks, any(before), bool(tools))
         found = self._literals(tuple(shapes), said)
         if found is None:
             return None

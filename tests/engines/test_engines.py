@@ -57,9 +57,13 @@ def test_mix_spreads_neighbours_over_the_whole_range():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"temperature": -0.1}, "temperature is -0.1"), ({"top_p": 0.0}, "top_p is 0.0"), ({"top_p": 1.01}, "top_p is 1.01"),
-     ({"top_k": -1}, "top_k is -1")],
-)  # fmt: skip
+    [
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.01}, "top_p is 1.01"),
+        ({"top_k": -1}, "top_k is -1"),
+    ],
+)
 def test_sampling_is_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**settings)

@@ -95,7 +95,7 @@ def test_turns_go_on_as_if_the_whole_prompt_were_new(kind):
     rng = np.random.default_rng(3)
     engine = make_engine(model, max_rows=4)
     dialogue = dict(enumerate(prompts(6, seed=1)))
-    computed = []
+    computed, new = [], {}
     forward = engine._forward
     engine._forward = lambda block, tokens, fresh: (computed.append(int(fresh.sum())), forward(block, tokens, fresh))[1]
     for turn in range(4):
@@ -282,7 +282,7 @@ def test_requests_of_unlike_sampling_in_one_wave():
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_score_is_the_models_own_log_softmax(temperature):
     model = make_model()
-    given = prompts(4) + [[5]]
+    given = [*prompts(4), [5]]
     for ids, scores in zip(given, make_engine(model).score(given, temperature), strict=True):
         assert scores.dtype == np.float32
         assert scores[0] == 0
@@ -316,8 +316,16 @@ def test_sleeping_forgets_the_caches_and_nothing_else():
 
 
 def test_a_sliding_window_is_refused():
-    config = MistralConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-                           num_key_value_heads=2, max_position_embeddings=256, sliding_window=64)  # fmt: skip
+    config = MistralConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        sliding_window=64,
+    )
     with pytest.raises(ValueError, match=r"MistralForCausalLM attends through a window of 64 tokens.*full attention"):
         make_engine(MistralForCausalLM(config))
     config.sliding_window = None

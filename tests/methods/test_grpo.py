@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_parts_sum_to_the_whole_however_they_are_cut(method):
     whole = method.loss(tokens)
     for cuts in ([0, 4, 11], [0, 1, 2, 9, 11], list(range(12))):
         parts = 0.0
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, stop in pairwise(cuts):
             cut = {
                 field.name: value[start:stop]
                 for field in fields(Tokens)
