@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.trajectory import Group, Trajectory
@@ -51,6 +51,15 @@ class AdvantageConfig(BaseModel):
     min_std: float = Field(
         default=0.0, ge=0, description="Groups whose scalar reward spreads less carry no gradient (ToolOrchestra: 0.1)."
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AdvantageConfig:
+        ignored = {"scale", "min_std"} & self.model_fields_set if self.normalise == "gdpo" else set()
+        if ignored:
+            raise ValueError(
+                f"advantage.normalise = 'gdpo' has a scale of its own: leave out {', '.join(sorted(ignored))}"
+            )
+        return self
 
 
 def equal(values: np.ndarray) -> bool:

@@ -42,7 +42,7 @@ class Parts:
         """A rollout of the training or the evaluation environment, and its tasks."""
         config = self.config
         options = config.eval.env_options if evaluating and config.eval.env_options else config.env.options
-        where = config.eval.source if evaluating else config.tasks
+        where = config.eval.source if evaluating and config.eval.source.source else config.tasks
         make, tasks = environment(config.env.id, options, where, seed=mix(config.seed, 4 + evaluating))
         rollout = Rollout(
             make,

@@ -108,7 +108,9 @@ class EvalConfig(Section):
     tasks: int = Field(default=256, ge=1, description="How many held-out tasks.")
     rollouts: int = Field(default=1, ge=1, description="Rollouts of each.")
     temperature: float = Field(default=1.0, ge=0, description="0 evaluates greedily.")
-    source: TasksConfig = Field(default_factory=TasksConfig, description="Held-out tasks, as [tasks].")
+    source: TasksConfig = Field(
+        default_factory=TasksConfig, description="Held-out tasks, as [tasks]; else those of [tasks]."
+    )
     env_options: dict[str, Any] = Field(default={}, description="Options of the environment instead of env.options.")
 
 
@@ -152,7 +154,7 @@ class Config(Section):
         if self.rollout.top_k or self.rollout.top_p < 1:
             raise ValueError(
                 "rollout.top_k and rollout.top_p cut the distribution that is sampled from, and the learner's ratio "
-                "would be of another one. Train with top_k = 0 and top_p = 1; evaluation may use them."
+                "would be of another one. Train with top_k = 0 and top_p = 1."
             )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0: rollouts of a group would all be the same. Use 1.0.")

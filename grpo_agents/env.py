@@ -242,6 +242,8 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         self.offer = {tool.name: tool.of(self) for tool in self.offered(task)}
         self.runs = []
         opening = _as_messages(self.start(task))
+        if not opening:
+            raise ValueError(f"{type(self).__name__}.start gave no message")
         if self.preference and (shown := self.describe_preference(self.preference)):
             last = opening[-1]
             opening = (*opening[:-1], {**last, "content": f"{last['content']}\n{shown}"})
@@ -296,7 +298,11 @@ def describe_message(message: Message) -> str:
 def _as_messages(said: Sequence[Message | str] | str) -> tuple[Message, ...]:
     if isinstance(said, str):
         return ({"role": "user", "content": said},)
-    return tuple([{"role": "user", "content": entry} if isinstance(entry, str) else {**entry} for entry in said])
+    messages = tuple([{"role": "user", "content": entry} if isinstance(entry, str) else {**entry} for entry in said])
+    for message in messages:
+        if message.get("role") not in ROLES or "content" not in message:
+            raise TypeError(f"a message has a role ({', '.join(ROLES)}) and a content, not {message!r:.200}")
+    return messages
 
 
 class VectorReward(gymnasium.Wrapper[tuple[Message, ...], Message, tuple[Message, ...], Message]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -60,10 +61,11 @@ class RunFolder:
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(partial, self.metrics)
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Appends one row of figures."""
+    def log(self, row: Mapping[str, float]) -> None:
+        """Appends one row of figures; one that is not finite becomes null, for readers of strict JSON."""
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every row of figures; a last line that a kill cut short is left out."""

@@ -78,6 +78,7 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C, after the step under way is finished and saved.
         """
         steps = self.config.train.steps
+        self._warn_of_known_tasks()
         self._sync(self.start)
         with (
             self.display,
@@ -122,6 +123,14 @@ class Trainer:
         self.parts.engine.update_weights(self.parts.model.named_parameters(), version)
 
     # Held-out evaluation
+
+    def _warn_of_known_tasks(self) -> None:
+        """Says so where the tasks of the evaluation are those of training."""
+        settings = self.config.eval
+        if settings.every is None or settings.source.source or settings.env_options:
+            return
+        if self.parts.rollout(evaluating=True)[1].count is not None:
+            self.display.say("the evaluation plays the tasks of training: set eval.source to see what is learned")
 
     def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
         every = self.config.eval.every

@@ -205,6 +205,30 @@ def test_an_environment_in_trouble_harms_nobody_else(chat, do, reason, error):
     assert len(Talk.made) == 6 + 4  # the four good ones served again, and four new ones
 
 
+@pytest.mark.parametrize("said", [{"content": "x"}, {"role": "user"}, {"role": "wizard", "content": "x"}, 5])
+@pytest.mark.parametrize("where", ["reset", "step 1"])
+def test_an_environment_that_says_nonsense_is_an_error_of_its_episode(chat, said, where):
+    class Nonsense(Talk):
+        def start(self, task):
+            return [said] if where == "reset" else "go"
+
+        def respond(self, message):
+            return Reply([said])
+
+    trajectory = one(make_rollout(chat, [say(chat, "on")], env=Nonsense))
+    assert trajectory.stop_reason == "error"
+    assert trajectory.error.startswith(f"Talk {where}: TypeError: ")
+    assert trajectory.rewards == {"outcome": None}
+
+
+def test_an_environment_without_a_first_message(chat):
+    class Silent(Talk):
+        def start(self, task):
+            return []
+
+    assert one(make_rollout(chat, [[1]], env=Silent)).error == "Talk reset: ValueError: Silent.start gave no message"
+
+
 def test_environments_are_used_again_and_closed(chat):
     rollout = make_rollout(chat, [say(chat, "bye")], group_size=3)
     for seed in range(3):

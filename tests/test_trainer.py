@@ -190,8 +190,7 @@ DRIVER = """
     import torch
     torch.set_num_threads(1)
     from pathlib import Path
-    from grpo_agents.build import build
-from grpo_agents.config import load_config
+    from grpo_agents.config import load_config
     from grpo_agents.trainer import resume, train
 
     config, folder = load_config(sys.argv[1]), Path(sys.argv[2])
@@ -525,7 +524,7 @@ def test_tasks_and_demonstrations_from_files(warm, start, tmp_path):
     assert losses[1] < losses[0]
     (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": "12+3"}]}\n')
     few["demonstrations.source"] = tmp_path / "bad.jsonl"
-    with pytest.raises(ValueError, match="demonstration 0: .*assistant"):
+    with pytest.raises(ValueError, match=r"demonstration 0: .*assistant"):
         train(sft(tmp_path / "bad", start, **few))
 
 

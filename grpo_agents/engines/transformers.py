@@ -86,9 +86,14 @@ class TransformersEngine:
         """Hands over requests.
 
         Raises:
-            ValueError: An empty prompt, no tokens to sample, or more than the context holds; names the session.
+            ValueError: An empty prompt, no tokens to sample, more than the context holds, or a second request at once;
+                names the session.
         """
+        waiting = {request.session for request, _ in self._waiting}
         for request in requests:
+            if request.session in waiting:
+                raise ValueError(f"session {request.session}: it has a request under way already")
+            waiting.add(request.session)
             if not len(request.ids):
                 raise ValueError(f"session {request.session}: the prompt is empty")
             if request.max_tokens < 1:

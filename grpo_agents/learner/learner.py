@@ -203,12 +203,10 @@ def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
 def _add_figures(sums: dict[str, float], tokens: Tokens, method: Method) -> None:
     """Adds up what is reported about tokens; nothing here reaches the loss."""
     with torch.no_grad():
-        per_token = {
-            "entropy": tokens.entropy,
-            "ratio": (tokens.logprobs - tokens.old).exp(),
-            "mismatch": (tokens.logprobs - tokens.sampler).abs(),
-            **method.figures(tokens),
-        }
+        per_token = {"entropy": tokens.entropy, **method.figures(tokens)}
+        if method.source == "policy":  # nobody sampled a demonstration
+            per_token["ratio"] = (tokens.logprobs - tokens.old).exp()
+            per_token["mismatch"] = (tokens.logprobs - tokens.sampler).abs()
         if tokens.reference is not None:
             difference = tokens.reference - tokens.logprobs
             per_token["kl"] = difference.exp() - difference - 1  # k3
