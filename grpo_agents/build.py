@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,8 @@ def build(config: Config) -> Parts:
         if not path.is_file():
             raise ValueError(f"chat.template: there is no file {path}")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
     chat = Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
     return Parts(
         config, model, tokenizer, chat, _make_engine(config, model, chat), vector, preferences, dict(env.maxima)

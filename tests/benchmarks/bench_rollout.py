@@ -8,6 +8,7 @@ tasks; every repeat has new tasks, so nothing that depends on a task is remember
 from __future__ import annotations
 
 import cProfile
+import gc
 import os
 import pstats
 import statistics
@@ -100,6 +101,8 @@ def main() -> None:
         groups = rollout.sample(tasks, seed=0)
         assert all(t.rewards["outcome"] == 1 and len(t.steps) == 3 for group in groups for t in group.trajectories)
 
+    gc.collect()
+    gc.freeze()  # as grpo_agents.build does once the model is loaded
     env = ToolMathEnv()
 
     def alone(tasks: list[Task]) -> None:
