@@ -337,7 +337,7 @@ def test_the_built_in_environments_keep_the_contract(run, name):
         ("OtherTasks", "task 0 is another one the second time", "draw with the generator"),
         ("TwoTools", "two tools have one name: look, look", "rename one"),
         ("Forgetful", "gives another observation", "no clocks"),
-        ("NoMessage", "start gives ({'role': 'robot'", "a role and a content"),
+        ("NoMessage", "not {'role': 'robot'", "a role and a content"),
         ("Silent", "neither ends nor goes on", "terminated=True"),
         ("Cut", "an answer truncates the episode", "terminate it"),
         ("Undeclared", "gives the reward 'style'", "components = ('outcome', 'style')"),
