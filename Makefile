@@ -1,9 +1,10 @@
 PYTHON ?= python3
+SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all coverage check bench-rollout clean
+.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +18,13 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY) ## train a tiny model to choose tools by preference: minutes on two cores
-	$(BIN)/python examples/demo/demo.py
+	$(BIN)/python examples/demo/demo.py --seed $(SEED)
+
+demo-seeds: $(READY) ## the demo with three seeds, and the table of examples/demo/results/
+	$(BIN)/python examples/demo/seeds.py --run 0 1 2
+
+demo-table: $(READY) ## rebuild that table from the results of each run
+	$(BIN)/python examples/demo/seeds.py
 
 test: $(READY) ## run the tests, without the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
