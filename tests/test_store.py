@@ -2,7 +2,6 @@ import dataclasses
 import errno
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -354,19 +353,3 @@ def test_an_empty_file_is_an_empty_list(tmp_path):
     store.write(tmp_path / "a.parquet", [])
     assert store.read(tmp_path) == []
     assert store.read_groups(tmp_path) == []
-
-
-def test_writing_does_not_hold_up_the_training_loop(tmp_path):
-    """It takes 15 ms on a quiet core; the bound leaves room for slow machines, not for a slow algorithm."""
-    batch = []
-    for number in range(200):
-        one = rich(number // 8, number % 8)
-        one.steps, one.samples = one.steps[1:], [sample(60)]
-        batch.append(one)
-    store.write(tmp_path / "a.parquet", batch)
-    best = 1.0
-    for _ in range(5):
-        started = time.perf_counter()
-        store.write(tmp_path / "a.parquet", batch)
-        best = min(best, time.perf_counter() - started)
-    assert best < 0.15
