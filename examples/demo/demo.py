@@ -70,7 +70,10 @@ def run(folder: Path, seed: int, overrides: tuple[str, ...] = ()) -> dict[str, o
 
 def show(found: dict[str, object], folder: Path) -> None:
     """Prints before and after, and where to look."""
-    table = Table(title=f"{found['tasks']} held-out tasks, mean and 95 % interval", title_justify="left")
+    table = Table(
+        title=f"{found['episodes']} episodes of {found['tasks']} held-out tasks, mean and 95 % interval",
+        title_justify="left",
+    )
     for column in ("", "before (SFT)", "after (GRPO)"):
         table.add_column(column)
     before, after = found["before"], found["after"]

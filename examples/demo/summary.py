@@ -30,7 +30,8 @@ def summarise(grpo: Path) -> dict[str, Any]:
     reward = utilities(after)
     served = {user: components_of(after, user) for user in ("cost", "latency")}
     return {
-        "tasks": len(after),
+        "episodes": len(after),
+        "tasks": len({task_key(trajectory.env, trajectory.task) for trajectory in after}),
         "before": figures(before),
         "after": figures(after),
         "share_of_best_blind": float(blind(after).sum() / best(after).sum()),

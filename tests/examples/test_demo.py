@@ -62,7 +62,8 @@ def test_the_summary_follows_from_the_parquet_alone(finished, when):
     folder, found = finished
     files = sorted((folder / "grpo" / "trajectories").glob("eval-*.parquet"))
     rows = rows_of(files[0] if when == "before" else files[-1])
-    assert len(rows) == found["tasks"] == 60
+    assert len(rows) == found["episodes"] == 60
+    assert len({row["task"] for row in rows}) == found["tasks"]
     for name, key in (("reward", "U"), ("outcome", "outcome"), ("cost", "cost"), ("latency", "latency")):
         assert found[when][name]["mean"] == pytest.approx(np.mean([row[key] for row in rows]), abs=1e-12)
     best = np.mean([max(expected(row, choice) for choice in CHOICES) for row in rows])
