@@ -36,6 +36,9 @@ from pydantic_core import ArgsKwargs
 
 from grpo_agents.trajectory import Message, ToolRun
 
+UNREADABLE = "unreadable"
+"""What a call is counted under whose tool could not be made out."""
+
 MAX_RESULT_CHARS = 20_000
 """A longer result is cut there, and says so."""
 
@@ -181,7 +184,7 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any]) -> t
 
     def refused(reason: str) -> tuple[str, ToolRun]:
         reason = _cut(reason)
-        return f"Error: {reason}", ToolRun(name, error=reason)
+        return f"Error: {reason}", ToolRun(name or UNREADABLE, error=reason)
 
     if "invalid" in call:
         return refused(f"the tool call could not be read: {call['invalid']}")
