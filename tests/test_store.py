@@ -234,7 +234,8 @@ def test_iterate_reads_no_more_than_it_needs(tmp_path):
 
 class TestOtherReaders:
     def test_datasets(self, tmp_path, monkeypatch):
-        datasets = pytest.importorskip("datasets")
+        import datasets
+
         store.write(tmp_path / "a.parquet", [rich(), Trajectory()])
         data = datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
         assert data.column_names == SCHEMA.names

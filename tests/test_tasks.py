@@ -92,7 +92,8 @@ def test_a_column_that_a_later_line_lacks_is_named(tmp_path):
 
 
 def test_a_data_set_on_disk(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     plain = datasets.Dataset.from_list(ROWS)
     plain.save_to_disk(tmp_path / "plain")
     tasks = load_tasks(str(tmp_path / "plain"), columns={"gold": "answer"})

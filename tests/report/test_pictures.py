@@ -2,11 +2,9 @@ import struct
 import subprocess
 import sys
 
+import matplotlib as mpl
 import numpy as np
 import pytest
-
-pytest.importorskip("matplotlib")
-import matplotlib as mpl
 
 from grpo_agents.report.pictures import curves, tool_use
 
