@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout clean
+.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-sandbox clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,17 @@ check: $(READY) ## check style and types
 
 bench-rollout: $(READY) ## measure episodes a second; writes runs/bench/rollout.json
 	$(BIN)/python tests/benchmarks/bench_rollout.py
+
+# What the benchmarks compare with, installed beside the rest.
+.venv/.peers: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
+
+bench-verifier: .venv/.peers ## judge the math verifier beside math-verify; DATA=folder adds the cases in there
+	$(BIN)/python tests/benchmarks/bench_verifier.py $(if $(DATA),--data $(DATA))
+
+bench-sandbox: $(READY) ## measure snippets of Python; writes runs/bench/sandbox.json
+	$(BIN)/python tests/benchmarks/bench_sandbox.py
 
 clean: ## remove .venv, builds and caches; runs stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage .hypothesis

@@ -43,7 +43,7 @@ DEAD = 0xFFFFFFFF
 REMOVE = ("sh", "-c", 'rm -rf "$0" 2>/dev/null || { chmod -R u+rwx "$0"; rm -rf "$0"; }')
 """The command that removes the folder named after it, however deep it is and whatever its permissions."""
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,8 @@ class Zygote:
         """Buries the children that have ended: the process group, the socket and the folder of each."""
         while (ended := bury()) is not None:
             pid, status = ended
-            if pid in self._cleaners:
-                self._cleaners.remove(pid)
+            self._cleaners.discard(pid)
+            if pid not in self._workers:
                 continue
             channel, folder = self._workers.pop(pid)
             if self._pids.pop(channel.fileno(), None):
@@ -179,18 +179,28 @@ class Zygote:
             channel.close()
             try:
                 os.rmdir(folder)
-            except OSError:  # not empty: that may take long, so not here
-                if (cleaner := os.fork()) == 0:
-                    remove(folder)
-                self._cleaners.add(cleaner)
+            except OSError:  # not empty
+                self._clean(folder)
+
+    def _clean(self, folder: str) -> None:
+        """Removes a folder, which may take long, in another process."""
+        try:
+            pid = os.fork()
+        except OSError:
+            return  # the pool's folder is removed in the end
+        if pid == 0:
+            remove(folder)
+        self._cleaners.add(pid)
 
     def _end(self) -> None:
-        children = [*self._workers, *self._cleaners]
-        for pid in children:
+        """Kills all children, and theirs as they become orphans; then removes the pool's folder."""
+        for pid in (*self._workers, *self._cleaners):
             kill(pid)
-        while bury(wait=True) is not None:
-            pass
-        remove(self.program.folder)
+        while True:
+            for pid in _children():
+                kill(pid)
+            if bury(wait=True) is None:
+                return remove(self.program.folder)
 
 
 def serve(channel: socket.socket, target: Callable[[Any], Any], setup: Callable[[], None], program: Program) -> None:
@@ -251,6 +261,21 @@ def die_with_parent() -> None:
             os._exit(1)
 
 
+def adopt() -> None:
+    """Makes orphans below this process its children, so that none escapes (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _children() -> list[int]:
+    """The children of this process with those that it has adopted, as far as the system tells."""
+    try:
+        with open("/proc/thread-self/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except FileNotFoundError:
+        return []
+
+
 def limit_memory(most: int) -> None:
     """Bounds the address space to what it is now and ``most`` bytes, where that can be known (Linux)."""
     if sys.platform == "linux":
@@ -298,5 +323,6 @@ def bury(wait: bool = False) -> tuple[int, int] | None:
 if __name__ == "__main__":
     os.setsid()  # a Ctrl-C at the terminal is for the host
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    adopt()
     os.closerange(CONTROL_FD + 1, os.sysconf("SC_OPEN_MAX"))  # what the host's C libraries left open
     Zygote(Program(**json.loads(sys.argv[1])), socket.socket(fileno=CONTROL_FD)).run()

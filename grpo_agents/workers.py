@@ -247,7 +247,7 @@ class Worker:
         reply = bytearray()
         try:
             try:
-                self._channel.settimeout(timeout)
+                self._channel.settimeout(max(timeout, 1e-6))
                 self._channel.sendall(request)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # what it died of is still to be read
@@ -288,18 +288,20 @@ class _Zygote:
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         # The same hashes every time, so that what prints a set prints it the same; and no threads before a fork.
         environment |= {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with theirs:
-            self._pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-P", "-s", "-B", worker_process.__file__, told],
-                environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD),
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                ],
-                setsigmask=(),
-            )
+        command = [sys.executable, "-P", "-s", "-B", worker_process.__file__, told]
+        files = [
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        ]
+        try:
+            self._pid = os.posix_spawn(sys.executable, command, environment, file_actions=files, setsigmask=())
+        except OSError:
+            self._control.close()
+            os.rmdir(folder)
+            raise
+        finally:
+            theirs.close()
         self.close = weakref.finalize(self, _end, os.getpid(), self._pid, self._control, folder)
 
     @property

@@ -167,11 +167,35 @@ def test_a_late_worker_is_killed_with_all_that_it_started(pool, tmp_path):
     assert pool.call(PID, 5.0) != pid
 
 
+@linux
+def test_a_daemon_ends_with_the_pool(pool):
+    code = """
+    note = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(note[1], str(os.getpid()).encode())
+            time.sleep(60)
+        os._exit(0)
+    os.waitpid(child, 0)
+    reply = int(os.read(note[0], 20))
+    """
+    daemon = pool.call(textwrap.dedent(code), 5.0)
+    assert not gone(daemon)
+    pool.close()
+    assert gone(daemon)
+
+
 def test_a_worker_that_ignores_signals_and_hangs_in_c_is_killed(pool):
     code = "import re; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 3, 15)]; "
     with pytest.raises(WorkerTimeout):
         pool.call(code + "re.match('(a*)*b', 'a' * 100)", 0.3)
     assert pool.call("reply = 1", 5.0) == 1
+
+
+def test_no_time_at_all_is_too_little(pool):
+    with pytest.raises(WorkerTimeout, match="no reply within 0 s"):
+        pool.call("time.sleep(60)", 0.0)
 
 
 def test_a_request_that_the_worker_does_not_read_is_given_up(pool):
