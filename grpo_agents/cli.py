@@ -326,6 +326,20 @@ def check(env: EnvName) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def keys(
+    section: Annotated[str, typer.Argument(metavar="SECTION", help="As learner, or learner.optimizer; else all.")] = "",
+) -> None:
+    """List the keys of a config: what each takes, its default, and what it means.
+
+    Example: `grpo-agents keys learner.optimizer`
+    """
+    from grpo_agents.config import list_keys
+
+    for key in list_keys(section):
+        typer.echo(f"{key.name}: {key.type} = {key.default}\n    {key.description}")
+
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the file, NAME.py.")]
 
 

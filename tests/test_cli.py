@@ -141,7 +141,7 @@ def refused(result, code=2):
 
 def test_help_has_an_example_for_each_command(run):
     listed = run("--help").stdout
-    for command in ("train", "rollout", "evaluate", "envs", "check", "play", "new env", "new reward"):
+    for command in ("train", "rollout", "evaluate", "envs", "keys", "check", "play", "new env", "new reward"):
         assert command.split()[0] in listed
         shown = run(*command.split(), "--help").stdout
         assert f"Example: grpo-agents {command}" in shown
@@ -307,7 +307,7 @@ def test_evaluate_makes_no_scalar_of_a_component_whose_direction_it_cannot_know(
     assert "--gate words needs a vector" in refused(run("evaluate", "some.parquet", "--gate", "words"))
 
 
-# envs, check, new, play
+# envs, keys, check, new, play
 
 
 def test_envs_lists_tools_prices_and_rewards(run):
@@ -320,6 +320,15 @@ def test_envs_lists_tools_prices_and_rewards(run):
         "outcome",
     ):
         assert text in listed
+
+
+def test_keys_are_listed_whole_or_by_section(run):
+    assert "learner.optimizer.lr: number = 1e-06\n    Learning rate at its highest.\n" in run("keys").stdout
+    shown = run("keys", "model.lora").stdout
+    assert [line.split(":")[0] for line in shown.splitlines() if not line.startswith(" ")] == [
+        "model.lora", "model.lora.rank", "model.lora.alpha", "model.lora.dropout", "model.lora.targets"
+    ]  # fmt: skip
+    assert "Did you mean 'rollout'" in refused(run("keys", "rolout"))
 
 
 @pytest.mark.parametrize("name", ["Math", "ToolMath", "Orchestra"])

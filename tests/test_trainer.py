@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.build import build
-from grpo_agents.config import load_config, make_config, save_config
+from grpo_agents.config import list_keys, load_config, make_config, save_config
 from grpo_agents.envs.orchestra import OrchestraEnv, held_out
 from grpo_agents.rewards import named
 from grpo_agents.rewards.component import RewardVector
@@ -416,7 +417,10 @@ def wrong(**changes):
         ({"rollout__temperature": 0}, r"rollout\.temperature is 0"),
         ({"method": {"name": "sft"}}, r"method 'sft' learns from demonstrations: set demonstrations\.source"),
         ({"method": {"name": "grop"}}, r"unknown method 'grop'\. Did you mean 'grpo'"),
-        ({"method": {"clip_hihg": 1}}, r"method\.clip_hihg: .*Did you mean 'clip_high'"),
+        ({"method": {"clip_hihg": 1}}, r"unknown key method\.clip_hihg\. Did you mean 'clip_high'\?"),
+        ({"method": {"clip_low": 2, "kl": "k1"}}, r"(?s)  method\.clip_low: .*\n  method\.kl: .*'k1'"),
+        ({"rewards": {"vector": "outcome"}}, r'rewards\.vector is "outcome", and a list is wanted: .*\["outcome"\]'),
+        ({"demonstrations": {}}, r"demonstrations\.source is missing: As tasks\.source"),
         ({"method": {"aggregation": "constant"}}, r"max_length go together"),
         ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and .*simplex exclude"),
         ({"model": "x"}, r"model: .*'x'"),
@@ -433,7 +437,7 @@ def test_every_problem_has_a_line():
         make_config({"env": {"id": 3}, "trane": {}})
     text = str(caught.value)
     assert len(text.splitlines()) == 4
-    assert "model is missing: Which model." in text
+    assert "model.path is missing: Hub id or folder" in text
     assert "env.id" in text
     assert "Did you mean 'train'?" in text
 
@@ -475,6 +479,35 @@ def test_a_saved_config_is_the_same_config(tmp_path, warm):
     config = grpo(tmp_path / "run", warm, **{"method.kl_weight": 0.1, "model.lora": "{rank = 4}"})
     save_config(config, tmp_path / "config.toml")
     assert load_config(tmp_path / "config.toml") == config
+
+
+def test_a_saved_config_shows_every_key_and_names_those_that_are_not_set(tmp_path):
+    save_config(make_config(wrong(method={"clip_high": 0.28})), tmp_path / "config.toml")
+    text = (tmp_path / "config.toml").read_text()
+    saved = tomllib.loads(text)
+    assert saved["method"].items() >= {"name": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": "k3"}.items()
+    unset = text.splitlines()[0].partition("Not set: ")[2].split(", ")
+    assert {"model.threads", "method.max_length", "advantage.gate", "demonstrations"} <= set(unset)
+    for key in list_keys():
+        *sections, last = key.name.split(".")
+        table = functools.reduce(lambda table, section: table.get(section, {}), sections, saved)
+        assert last in table or any(f"{key.name}.".startswith(f"{name}.") for name in unset), key.name
+
+
+def test_every_key_says_what_it_takes_and_means():
+    keys = {key.name: key for key in list_keys()}
+    assert all(key.description for key in keys.values())
+    assert (keys["model.path"].type, keys["model.path"].default) == ("text", "required")
+    assert (keys["model.threads"].type, keys["model.threads"].default) == ("whole number", "not set")
+    assert (keys["rollout.truncated"].type) == '"keep" or "mask" or "worst"'
+    assert keys["model.lora"].type == "section"
+    assert keys["model.lora.rank"].default == "16"
+    assert keys["method.clip_high"].description.startswith("grpo: ")
+    assert {key.name for key in list_keys("learner.optimizer")} == {
+        name for name in keys if name.startswith("learner.optimizer.")
+    }
+    with pytest.raises(ValueError, match=r"unknown key learnr\. Did you mean 'learner'\?"):
+        list_keys("learnr")
 
 
 @pytest.mark.parametrize(
