@@ -134,9 +134,16 @@ def train(
     _hush()
     from grpo_agents import trainer
     from grpo_agents.config import load_config
+    from grpo_agents.run_folder import RunFolder
 
     if config is not None:
-        run = trainer.train(load_config(config, set_ or ()), overwrite=overwrite)
+        settings = load_config(config, set_ or ())
+        if config.resolve() == RunFolder(settings.run).config.resolve():
+            raise ValueError(
+                f"{config} lies where the run writes a config.toml of its own: give it another name, or choose another "
+                "folder: --set run=…"
+            )
+        run = trainer.train(settings, overwrite=overwrite)
     else:
         assert resume is not None
         run = trainer.resume(resume)

@@ -44,7 +44,7 @@ class Trainer:
         overwrite: Start anew where the folder holds a run.
 
     Raises:
-        FileExistsError: The folder holds a run and neither was asked for.
+        FileExistsError: The folder holds a run and neither was asked for, or a config.toml that is no run's.
         ValueError: Something of the config does not exist or does not fit.
     """
 
@@ -53,12 +53,10 @@ class Trainer:
         self.folder = RunFolder(config.run)
         self.method = config.chosen_method
         self.display = Display(config.train.steps)
-        if not (resume or overwrite):
-            self.folder.refuse_run()  # before anything is loaded
+        if not resume:
+            self.folder.check(overwrite=overwrite)  # before anything is loaded
         torch.manual_seed(config.seed)
         self.parts: Parts = build(config)
-        if not resume:
-            self.folder.create(config, overwrite=overwrite)
         self.learner = Learner(
             self.parts.model,
             config.learner,
@@ -68,8 +66,13 @@ class Trainer:
             dtype=config.model.dtype,
         )
         self.source = self._make_source()
-        self.start = self._restore() if resume else 0
-        self.folder.rewind(self.start)
+        self.evaluation = self.parts.rollout(evaluating=True) if config.eval.every else None
+        if resume:
+            self.start = self._restore()
+            self.folder.rewind(self.start)
+        else:
+            self.start = 0
+            self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
 
     def train(self) -> Path:
         """Runs to the last step, or to an interruption; gives the run folder.
@@ -127,16 +130,16 @@ class Trainer:
     def _warn_of_known_tasks(self) -> None:
         """Says so where the tasks of the evaluation are those of training."""
         settings = self.config.eval
-        if settings.every is None or settings.source.source or settings.env_options:
+        if self.evaluation is None or settings.source.source or settings.env_options:
             return
-        if self.parts.rollout(evaluating=True)[1].count is not None:
+        if self.evaluation[1].count is not None:
             self.display.say("the evaluation plays the tasks of training: set eval.source to see what is learned")
 
     def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
         every = self.config.eval.every
         if every is None or (step % every and step != self.config.train.steps):
             return
-        groups = self.evaluate(step)
+        groups = self._evaluate(step)
         figures: Figures = {}
         gate, vector = self.config.advantage.gate, self.parts.vector
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
@@ -158,13 +161,11 @@ class Trainer:
                 figures |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         self._log(step, figures, board)
 
-    def evaluate(self, step: int) -> list[Group]:
-        """Plays the held-out tasks with the present weights, the same ones with the same seeds every time.
-
-        And stores them.
-        """
+    def _evaluate(self, step: int) -> list[Group]:
+        """Plays and stores the tasks of the evaluation with the present weights: every time the same ones and seeds."""
+        assert self.evaluation is not None
         settings = self.config.eval
-        rollout, tasks = self.parts.rollout(evaluating=True)
+        rollout, tasks = self.evaluation
         chosen = [pick(tasks, number, self.config.seed) for number in range(settings.tasks)]
         groups: list[Group] = []
         with self.display.evaluating(settings.tasks * settings.rollouts) as ended:

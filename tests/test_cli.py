@@ -177,6 +177,19 @@ def test_train_refuses_a_folder_that_holds_a_run(run, finished, monkeypatch):
     assert "--overwrite" in message
 
 
+def test_train_refuses_a_config_where_its_own_would_be_written(run, finished, monkeypatch):
+    """Whether a run is there or not: nobody's config is lost."""
+    monkeypatch.chdir(finished[0])
+    (finished[0] / "exp").mkdir()
+    (finished[0] / "exp" / "config.toml").write_text(CONFIG.replace("runs/new", "exp"))
+    for place in ("exp", "runs/a"):
+        before = (finished[0] / place / "config.toml").read_text()
+        for options in ([], ["--overwrite"]):
+            message = refused(run("train", f"{place}/config.toml", *options))
+            assert f"{place}/config.toml lies where the run writes a config.toml of its own" in message
+        assert (finished[0] / place / "config.toml").read_text() == before
+
+
 def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
     monkeypatch.chdir(finished[0])
     before = (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines()

@@ -21,6 +21,7 @@ from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.build import build
 from grpo_agents.config import list_keys, load_config, make_config, save_config
 from grpo_agents.envs.orchestra import OrchestraEnv, held_out
+from grpo_agents.report.run_pictures import draw_run
 from grpo_agents.rewards import named
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.run_folder import RunFolder
@@ -339,9 +340,38 @@ def test_a_folder_that_holds_a_run_is_not_written_over(warm, tmp_path):
     ):
         Trainer(config)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    (tmp_path / "run" / "old").touch()
-    train(config, overwrite=True)
-    assert not (tmp_path / "run" / "old").exists()
+
+
+def test_overwriting_removes_what_a_run_writes_and_nothing_else(warm, tmp_path):
+    folder, settings = tmp_path / "run", {"train.steps": 1, "eval.every": 1}
+    train(grpo(folder, warm, **settings))
+    draw_run(folder)
+    written = {file.relative_to(folder) for file in folder.rglob("*")}
+    (folder / "shop.py").write_text("mine")
+    for name in ("tool_use.png", "trajectories/train-000007.parquet"):
+        (folder / name).write_text("of the old run")
+    events = set((folder / "tensorboard").iterdir())
+    again = grpo(folder, warm, **settings, seed=1)
+    train(again, overwrite=True)
+    assert (folder / "shop.py").read_text() == "mine"
+    assert not events & set((folder / "tensorboard").iterdir())
+    kept = {file.relative_to(folder) for file in folder.rglob("*") if file.parent.name != "tensorboard"}
+    assert {str(file) for file in kept - written} == {"shop.py"}
+    assert not (folder / "tool_use.png").exists()
+    assert load_config(folder / "config.toml") == again
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_config_that_is_no_runs_is_never_taken_for_one(warm, tmp_path, overwrite):
+    """Nor is what lies beside it, though a run would call it so."""
+    (tmp_path / "config.toml").write_text("mine")
+    (tmp_path / "model").mkdir()
+    with pytest.raises(FileExistsError, match=r"config\.toml is no run's.*another name.*--set run"):
+        Trainer(grpo(tmp_path, warm), overwrite=overwrite)
+    assert (tmp_path / "config.toml").read_text() == "mine"
+    (tmp_path / "config.toml").unlink()
+    RunFolder(tmp_path).create(grpo(tmp_path, warm), overwrite=overwrite)
+    assert (tmp_path / "model").exists()
 
 
 def test_a_line_of_figures_that_a_kill_cut_off_is_left_out(tmp_path):
@@ -520,12 +550,15 @@ def test_every_key_says_what_it_takes_and_means():
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
+        ({"tasks.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
+        ({"eval.source.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
+        ({"method": "{name = 'sft'}", "demonstrations.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         Trainer(grpo(tmp_path / "run", warm, **settings))
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()  # so that the mended config starts as a new one
 
 
 # Where batches come from
