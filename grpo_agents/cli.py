@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from grpo_agents.config import Config
     from grpo_agents.rewards.component import RewardVector
-    from grpo_agents.trajectory import Trajectory
+    from grpo_agents.scoring import Scoring
+    from grpo_agents.trajectory import Group, Trajectory
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -193,7 +194,7 @@ def rollout(
             temperature=0.0 if greedy else None,
         )
     player.close()
-    store.write(out, groups)
+    store.write(out, groups, scoring=parts.scoring)
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     _console().print(evaluate(trajectories, parts.vector, parts.maxima, settings.advantage.gate).as_table())
     typer.echo(f"stored in {out}")
@@ -206,38 +207,53 @@ def evaluate_files(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Components with commas between them, or one file.py:vector; computed anew. Else what is stored.",
+            help="Components with commas between them, or one file.py:vector: computed anew, but for what the "
+            "environment gave. Else what is stored.",
         ),
     ] = None,
     env: Annotated[
-        str | None, typer.Option(metavar="ENV", help="Whose maxima scale costs; the built-in one that was played.")
+        str | None, typer.Option(metavar="ENV", help="Whose maxima scale costs. Else those that are stored.")
     ] = None,
-    gate: Annotated[str | None, typer.Option(metavar="NAME", help="Component that multiplies the rest.")] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Component that multiplies the rest, '' for none. Else the one stored."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
 ) -> None:
     """Numbers from stored trajectories, with intervals clustered by task. Needs no model.
 
-    Example: `grpo-agents evaluate runs/my/trajectories/eval-000100.parquet --gate outcome`
+    Example: `grpo-agents evaluate runs/my/trajectories/eval-000100.parquet`
     """
     import json
 
     from grpo_agents import store
     from grpo_agents.evaluation import evaluate
 
+    stored = store.read_scoring(files)
     vector: RewardVector | None
     if rewards is None:
         trajectories = store.read(files)
-        vector = _stored_vector(trajectories)
+        vector = stored.vector if stored else _vector_by_names(trajectories)
     else:
         groups = store.read_groups(files)
         trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        vector = _vector(rewards, _given(trajectories))
-        for trajectory in trajectories:
-            trajectory.rewards, trajectory.missing = {}, {}
-        vector.score(groups)
-    if vector is None and gate is not None:
+        vector = _vector(rewards, trajectories, stored)
+        _score_anew(vector, groups)
+    if vector is None and gate:
         raise ValueError(f"--gate {gate} needs a vector to gate: add --rewards file.py:vector")
-    summary = evaluate(trajectories, vector or (), _maxima(env, trajectories), gate)
+    maxima = stored.maxima if stored and env is None else _maxima(env, trajectories)
+    if gate is None and stored and stored.gate:
+        gate = stored.gate if vector and stored.gate in vector.names else None
+        if gate is None:
+            typer.echo(f"no gate: the stored one, {stored.gate}, is not among these rewards", err=True)
+    steps = store.read_steps(files)
+    if len(steps) > 1:
+        typer.echo(
+            f"these episodes are of {len(steps)} policies, of steps {', '.join(map(str, steps[:-1]))} and {steps[-1]}, "
+            "and are pooled here: name one file to see one",
+            err=True,
+        )
+    summary = evaluate(trajectories, vector or (), maxima, gate or None)
     if as_json:
         typer.echo(json.dumps(summary.as_dict(), indent=2))
         return
@@ -254,8 +270,8 @@ def _given(trajectories: Sequence[Trajectory]) -> list[str]:
     return list(dict.fromkeys(name for entry in trajectories for step in entry.steps for name in step.rewards))
 
 
-def _stored_vector(trajectories: Sequence[Trajectory]) -> RewardVector | None:
-    """The vector that was stored with them, as far as names tell: None where the direction of one is not known."""
+def _vector_by_names(trajectories: Sequence[Trajectory]) -> RewardVector | None:
+    """The vector of a file that does not say it, as far as names tell; None where the direction of one is not known."""
     from grpo_agents.rewards import BUILT_IN
     from grpo_agents.rewards.component import RewardVector, from_environment
 
@@ -264,15 +280,32 @@ def _stored_vector(trajectories: Sequence[Trajectory]) -> RewardVector | None:
     return RewardVector([known[name] for name in names]) if names and known.keys() >= names.keys() else None
 
 
-def _vector(names: str, given: Sequence[str]) -> RewardVector:
-    from grpo_agents.rewards import named
-    from grpo_agents.rewards.component import RewardVector
+def _vector(names: str, trajectories: Sequence[Trajectory], stored: Scoring | None) -> RewardVector:
+    """The vector that a person named: of what is built in, what the environment gave, and what is stored."""
+    from grpo_agents.rewards import BUILT_IN, named
+    from grpo_agents.rewards.component import RewardVector, from_environment
     from grpo_agents.tasks import load_object
 
     if ":" in names and "," not in names:
         found = load_object(names)
         return found if isinstance(found, RewardVector) else RewardVector([found])
-    return RewardVector([named(name.strip(), given) for name in names.split(",")])
+    known = {**BUILT_IN, **{name: from_environment(name) for name in _given(trajectories)}}
+    known |= {entry.name: entry for entry in (stored.vector if stored else ()) if entry.name not in BUILT_IN}
+    return RewardVector([known.get(name) or named(name, list(known)) for name in map(str.strip, names.split(","))])
+
+
+def _score_anew(vector: RewardVector, groups: Sequence[Group]) -> None:
+    """Computes what can be computed; a component without a function stays as it is stored, where it is."""
+    from grpo_agents.rewards.component import RewardVector
+
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    stored = {name for trajectory in trajectories for name in trajectory.rewards}
+    kept = {entry.name for entry in vector if entry.function is None and entry.name in stored}
+    for trajectory in trajectories:
+        trajectory.rewards = {name: value for name, value in trajectory.rewards.items() if name in kept}
+        trajectory.missing = {name: reason for name, reason in trajectory.missing.items() if name in kept}
+    if computed := [entry for entry in vector if entry.name not in kept]:
+        RewardVector(computed).score(groups)
 
 
 def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -93,7 +93,7 @@ class Trainer:
                 began = time.perf_counter()
                 groups, figures = self.source.batch(step)
                 if self.config.train.store and self.method.source == "policy":
-                    store.write(self.folder.trajectory_file("train", step), groups, step=step, phase="train")
+                    self._store("train", step, groups)
                 sampled = time.perf_counter()
                 figures |= self._learn(groups, step)
                 figures["seconds/learn"] = time.perf_counter() - sampled
@@ -182,10 +182,14 @@ class Trainer:
                         trajectory.group += start
                 groups += some
         rollout.close()
-        store.write(self.folder.trajectory_file("eval", step), groups, step=step, phase="eval")
+        self._store("eval", step, groups)
         return groups
 
     # What is kept
+
+    def _store(self, phase: str, step: int, groups: list[Group]) -> None:
+        file = self.folder.trajectory_file(phase, step)
+        store.write(file, groups, step=step, phase=phase, scoring=self.parts.scoring)
 
     def _log(self, step: int, figures: Figures, board: SummaryWriter) -> None:
         self.folder.log({"step": step, **figures})

@@ -11,6 +11,9 @@ from tiny import save_start
 from typer.testing import CliRunner
 
 from grpo_agents import cli, store, trainer
+from grpo_agents.rewards import BUILT_IN
+from grpo_agents.rewards.component import Component, RewardVector
+from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Step, ToolRun, Trajectory
 
 CONFIG = """
@@ -293,6 +296,65 @@ def test_evaluate_weighs_with_the_maxima_of_the_environment_that_was_played(run,
     assert found["components"]["cost"]["unit"] == "dollars"
     gated = run("evaluate", "some.parquet", "--env", "grpo_agents/Math-v0", "--gate", "outcome", "--json")
     assert json.loads(gated.stdout)["reward"]["interval"]["mean"] == pytest.approx(1 - 7.5)  # no maxima: −cost
+
+
+def test_evaluate_says_what_training_said(run, finished, monkeypatch):
+    """The gate and the maxima are the run's, and its figures come out again."""
+    monkeypatch.chdir(finished[0])
+    rows = map(json.loads, (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines())
+    said = {row["step"]: row for row in rows if "eval/reward" in row}
+    for step in (0, 2):
+        file = f"runs/a/trajectories/eval-{step:06d}.parquet"
+        found = json.loads(run("evaluate", file, "--json").stdout)
+        assert found["reward"]["interval"]["mean"] == pytest.approx(said[step]["eval/reward"])
+        ungated = json.loads(run("evaluate", file, "--gate", "", "--json").stdout)
+        assert ungated["reward"]["interval"]["mean"] > said[step]["eval/reward"]  # a wrong answer that cost nothing
+
+
+WORDS = Scoring(
+    RewardVector(["outcome", Component("words", len, "min", "words"), BUILT_IN["cost"]]),
+    {"words": 4.0, "cost": 20.0},
+    "outcome",
+)
+
+
+def test_evaluate_reads_components_maxima_and_gate_from_the_file_alone(run, tmp_path):
+    episodes = [episode("a", 1.0, 10.0, group=0), episode("b", 0.0, 10.0, group=1)]
+    for trajectory in episodes:
+        trajectory.rewards["words"] = 3.0
+        trajectory.env = "long_gone.py:Shop"
+    store.write(tmp_path / "some.parquet", episodes, scoring=WORDS)
+    found = json.loads(run("evaluate", "some.parquet", "--json").stdout)
+    assert found["reward"]["interval"]["mean"] == pytest.approx((1 + 0.25 + 0.5) / 2)
+    assert (found["components"]["words"]["direction"], found["components"]["words"]["unit"]) == ("min", "words")
+    for options, mean in {
+        ("--env", "grpo_agents/Orchestra-v0"): (1 - 3 + 0.0) / 2,
+        ("--gate", ""): 0.5 + 0.25 + 0.5,
+        ("--rewards", "outcome,words"): (1 + 0.25) / 2,
+    }.items():
+        found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
+        assert found["reward"]["interval"]["mean"] == pytest.approx(mean), options
+    ungated = run("evaluate", "some.parquet", "--rewards", "words", "--json")
+    assert json.loads(ungated.stdout)["reward"]["interval"]["mean"] == pytest.approx(0.25)
+    assert "no gate: the stored one, outcome, is not among these rewards" in ungated.stderr
+
+
+def test_evaluate_knows_a_stored_component_that_no_episode_has(run, tmp_path):
+    missing = {"outcome": "the environment failed"}
+    episodes = [Trajectory(rewards={"outcome": None, "words": None, "cost": 1.0}, missing=missing, error="down")]
+    store.write(tmp_path / "some.parquet", episodes, scoring=WORDS)
+    for options in ([], ["--rewards", "outcome,cost"], ["--gate", "outcome"]):
+        found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
+        assert found["components"]["outcome"]["reasons"] == {"the environment failed": 1}, options
+        assert found["reward"]["missing"] == 1
+
+
+def test_evaluate_says_when_it_pools_several_policies(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    pooled = run("evaluate", "runs/a/trajectories", "--json")
+    assert "of 3 policies, of steps 0, 1 and 2" in pooled.stderr
+    assert json.loads(pooled.stdout)["trajectories"] == 3 + 4 + 4 + 3
+    assert "policies" not in run("evaluate", "runs/a/trajectories/eval-000002.parquet").stderr
 
 
 def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
