@@ -69,7 +69,7 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, emoji=False)  # else Rich takes the :X: of `file.py:X: …` for one
 
 
 app = typer.Typer(
@@ -156,7 +156,7 @@ def train(
         "model": run / "model",
     }
     if evaluations := sorted((run / "trajectories").glob("eval-*.parquet")):
-        places["held out"] = f"grpo-agents evaluate {evaluations[-1]}"
+        places["evaluate"] = f"grpo-agents evaluate {evaluations[-1]}"
     for name, place in places.items():
         typer.echo(f"{name:9} {place}")
 
@@ -168,7 +168,7 @@ def rollout(
     set_: Overrides = None,
     tasks: Annotated[int, typer.Option(min=1, help="How many tasks.")] = 16,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token, one rollout a task.")] = False,
-    held_out: Annotated[bool, typer.Option("--held-out", help="Tasks of the config's [eval].")] = False,
+    evaluation: Annotated[bool, typer.Option("--eval", help="Tasks of the config's [eval].")] = False,
 ) -> None:
     """Sample episodes with a config's model and environment, store them and sum them up.
 
@@ -185,7 +185,7 @@ def rollout(
 
     settings: Config = load_config(config, set_ or ())
     parts = build(settings)
-    player, source = parts.rollout(evaluating=held_out)
+    player, source = parts.rollout(evaluating=evaluation)
     with _console(stderr=True).status(f"playing {tasks} tasks"):
         groups = player.sample(
             [pick(source, number, settings.seed) for number in range(tasks)],

@@ -102,14 +102,14 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """Held-out evaluation while training."""
+    """Evaluation while training."""
 
     every: int | None = Field(default=None, ge=1, description="Steps between evaluations; one before and after, too.")
-    tasks: int = Field(default=256, ge=1, description="How many held-out tasks.")
+    tasks: int = Field(default=256, ge=1, description="How many tasks, the same ones every time.")
     rollouts: int = Field(default=1, ge=1, description="Rollouts of each.")
     temperature: float = Field(default=1.0, ge=0, description="0 evaluates greedily.")
     source: TasksConfig = Field(
-        default_factory=TasksConfig, description="Held-out tasks, as [tasks]; else those of [tasks]."
+        default_factory=TasksConfig, description="Tasks that are held out, as [tasks]; else those of [tasks]."
     )
     env_options: dict[str, Any] = Field(default={}, description="Options of the environment instead of env.options.")
 
@@ -134,7 +134,7 @@ class Config(Section):
     )
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How a batch becomes an update.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and what is kept.")
-    eval: EvalConfig = Field(default_factory=EvalConfig, description="Held-out evaluation.")
+    eval: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation while training.")
 
     @field_validator("method")
     @classmethod

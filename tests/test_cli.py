@@ -272,9 +272,9 @@ def test_rollout_stores_and_sums_up(run, finished, monkeypatch):
     assert "played.parquet exists" in refused(run("rollout", "run.toml", "--out", "played.parquet"))
 
 
-def test_greedy_rollouts_are_one_a_task_and_held_out_ones_other_tasks(run, finished, monkeypatch):
+def test_greedy_rollouts_are_one_a_task_and_those_of_the_evaluation_other_tasks(run, finished, monkeypatch):
     monkeypatch.chdir(finished[0])
-    for name, options in {"greedy": ["--greedy"], "held": ["--greedy", "--held-out"]}.items():
+    for name, options in {"greedy": ["--greedy"], "held": ["--greedy", "--eval"]}.items():
         assert run("rollout", "run.toml", "--tasks", 4, "--out", f"{name}.parquet", *options).exit_code == 0
     greedy, held = (store.read(finished[0] / f"{name}.parquet") for name in ("greedy", "held"))
     assert len(greedy) == len(held) == 4
@@ -438,6 +438,11 @@ def test_check_says_what_is_broken_and_what_to_do(run, tmp_path, name, problem, 
     place = next(place for place, line in enumerate(lines) if problem in line)
     assert any(line.startswith("✗") for line in lines[:place])
     assert any("→" in line and remedy in line for line in lines[place:])
+
+
+def test_names_are_never_made_into_pictures(run, tmp_path):
+    (tmp_path / "hello.py").write_text(BROKEN + "\nX = Good\n")
+    assert "hello.py:X: all is well" in run("check", "hello.py:X").stdout
 
 
 def test_check_passes_what_is_well(run, tmp_path):

@@ -275,7 +275,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tm
     folder = tmp_path / "run"
     handler = signal.getsignal(signal.SIGINT)
     interrupt(2)
-    with pytest.raises(KeyboardInterrupt, match=rf"stopped after step 2; .*train --resume {folder}"):
+    with pytest.raises(KeyboardInterrupt, match=rf"stopped after step 3; .*train --resume {folder}"):
         train(grpo(folder, warm))
     assert signal.getsignal(signal.SIGINT) is handler
     assert (folder / "checkpoints" / "step-000003" / "manifest.json").exists()  # not one of every second step
@@ -414,6 +414,64 @@ def test_gradients_without_end_stop_the_run(warm, tmp_path, monkeypatch):
         runner.train()
     before = load_file(warm / "model" / "model.safetensors")
     assert all((before[name] == value).all() for name, value in runner.parts.model.named_parameters())
+
+
+SHOP = """
+from grpo_agents import AgentEnv
+
+class Shop(AgentEnv):
+    tasks = [{"id": "a"}, {"id": "b"}, {"id": "c"}]
+
+    def start(self, task):
+        return QUESTION
+
+    def finish(self, task, message):
+        return {"outcome": 1.0}
+"""
+
+
+def shop(tmp_path, warm, question):
+    """A config whose environment asks that, and is a user's own file."""
+    (tmp_path / "shop.py").write_text(SHOP.replace("QUESTION", question))
+    own = {"env.id": f"{tmp_path / 'shop.py'}:Shop", "env.options": "{}", "rewards.vector": "['outcome']"}
+    few = {"train.steps": 2, "eval.tasks": 2, "eval.env_options": "{}"}
+    return grpo(tmp_path / "run", warm, **own, **few)
+
+
+def test_an_environment_that_always_fails_stops_the_run_and_a_mended_one_goes_on(warm, tmp_path, capsys):
+    config = shop(tmp_path, warm, "tsk['id']")
+    with pytest.raises(ValueError, match=r"(?s)every episode of step 1 ended in an error, the first in .*NameError: .*"
+                       r"'tsk'.*grpo-agents check .*shop\.py:Shop.*train --resume"):  # fmt: skip
+        train(config)
+    said = capsys.readouterr().err
+    assert "step 0: no evaluation reward; 2 episodes have none" in said
+    assert said.count("NameError") == 1  # of the evaluation: it is not said again of the step
+    assert "(2 of 2 episodes)" in said
+    assert rows_of(tmp_path / "run") == [{"step": 0, "eval/missing/outcome": 2.0, "eval/missing/reward": 2.0}]
+    stored = store.read(tmp_path / "run" / "trajectories" / "train-000000.parquet")
+    assert {trajectory.stop_reason for trajectory in stored} == {"error"}
+    shop(tmp_path, warm, "task['id']")
+    resume(tmp_path / "run")
+    assert steps_of(rows_of(tmp_path / "run"), False) == [0, 1]
+
+
+def test_an_environment_that_fails_now_and_then_is_said_and_trained_on(warm, tmp_path, capsys):
+    config = shop(tmp_path, warm, "task['id'] if task['id'] != 'b' else 1 / 0")
+    train(config)
+    said = capsys.readouterr().err
+    assert said.count("ZeroDivisionError") == 1
+    missing = [row["missing/outcome"] for row in rows_of(tmp_path / "run") if "loss" in row or "left_out" in row]
+    assert missing == [3.0, 3.0]
+    assert "missing outcome 3" in said
+
+
+def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_path, capsys):
+    train(shop(tmp_path, warm, "'12+3'"))
+    said = capsys.readouterr().err
+    assert said.count("2 of 3 tasks are among those of the evaluation. To evaluate on tasks that are held out") == 1
+    assert "held-out" not in said
+    train(grpo(tmp_path / "split", warm, **{"train.steps": 1}))
+    assert "among those of the evaluation" not in capsys.readouterr().err
 
 
 # Configs

@@ -50,7 +50,7 @@ def run(folder: Path, seed: int, overrides: tuple[str, ...] = ()) -> dict[str, o
         overrides: Further ``key=value`` for both configs.
     """
     began = time.perf_counter()
-    say = Console(stderr=True).print
+    say = Console(stderr=True, emoji=False).print
     say(f"[bold]1 of 3[/] making a tokenizer and a model from scratch in {folder / 'start'}")
     tiny_model.make(folder / "start", seed)
     say("[bold]2 of 3[/] warm start: imitating dialogues that choose a tool at random")
@@ -87,7 +87,7 @@ def show(found: dict[str, object], folder: Path) -> None:
                 for part in (before, after)
             ),
         )
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     above = found["above_blind"]
     assert isinstance(above, dict)
