@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import sys
 import traceback
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import grpo_agents
 
@@ -27,7 +28,27 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-class _Commands(TyperGroup):
+def _plain(params: list[Any]) -> list[Any]:
+    """Parameters whose help shows no type: a flag takes no value, and an argument's name says what it is."""
+    for param in params:
+        if isinstance(param, TyperArgument):
+            param.display_type_rich = lambda ctx: None
+        elif param.is_flag:
+            param.metavar = ""
+    return params
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class _Commands(_Group):
     """Turns what was raised for a person to read into one message on stderr."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -37,7 +58,7 @@ class _Commands(TyperGroup):
             _fail(str(stop) or "stopped", INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             raise
-        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        except (ValueError, TypeError, OSError, FloatingPointError, SyntaxError) as error:
             if ctx.params.get("debug"):
                 raise
             _fail(_message(error))
@@ -53,6 +74,8 @@ _TRAINING = {"torch", "transformers", "safetensors", "peft", "datasets", "tensor
 def _message(error: Exception) -> str:
     """What to say of an error; where this package did not raise it itself, also how to see where it came from."""
     text = str(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -82,7 +105,7 @@ app = typer.Typer(
     help="Train language models that use tools: define an environment, train, evaluate.\n\n"
     "Each command's --help has an example.",
 )
-new = typer.Typer(no_args_is_help=True, help="Write a short starting file that runs as it is.")
+new = typer.Typer(cls=_Group, no_args_is_help=True, help="Write a short starting file that runs as it is.")
 app.add_typer(new, name="new")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
@@ -115,7 +138,7 @@ def _hush() -> None:
     logging.disable_progress_bar()
 
 
-@app.command()
+@app.command(cls=_Command)
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The run's TOML file.")] = None,
     set_: Overrides = None,
@@ -131,7 +154,10 @@ def train(
     if (config is None) == (resume is None):
         raise ValueError("name a config to train, or a run to go on with: --resume RUN")
     if resume is not None and (set_ or overwrite):
-        raise ValueError("a run goes on as it began: --set and --overwrite do not go with --resume")
+        raise ValueError(
+            "a run goes on as it began: --set and --overwrite do not go with --resume. To train longer, raise "
+            f"train.steps in {resume / 'config.toml'} and resume; a learning-rate schedule then spans all of them"
+        )
     _hush()
     from grpo_agents import trainer
     from grpo_agents.config import load_config
@@ -161,7 +187,7 @@ def train(
         typer.echo(f"{name:9} {place}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def rollout(
     config: ConfigFile,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
@@ -200,7 +226,7 @@ def rollout(
     typer.echo(f"stored in {out}")
 
 
-@app.command("evaluate")
+@app.command("evaluate", cls=_Command)
 def evaluate_files(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, or folders of them.")],
     rewards: Annotated[
@@ -318,7 +344,7 @@ def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, fl
     return dict(make_env(env).maxima) if env else {}
 
 
-@app.command()
+@app.command(cls=_Command)
 def envs() -> None:
     """List the environments that come with the package: what they ask, tools and prices, rewards.
 
@@ -341,7 +367,7 @@ def envs() -> None:
     _console().print(table)
 
 
-@app.command()
+@app.command(cls=_Command)
 def check(env: EnvName) -> None:
     """Check that an environment keeps the contract. Plays it with made-up answers: its tools are really called.
 
@@ -366,7 +392,7 @@ def check(env: EnvName) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=_Command)
 def keys(
     section: Annotated[str, typer.Argument(metavar="SECTION", help="As learner, or learner.optimizer; else all.")] = "",
 ) -> None:
@@ -383,7 +409,7 @@ def keys(
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the file, NAME.py.")]
 
 
-@new.command("env")
+@new.command("env", cls=_Command)
 def new_env(name: Name) -> None:
     """An environment with a tool.
 
@@ -395,7 +421,7 @@ def new_env(name: Name) -> None:
     typer.echo(f"wrote {path}. Next: grpo-agents check {path}:{made}; grpo-agents play {path}:{made}")
 
 
-@new.command("reward")
+@new.command("reward", cls=_Command)
 def new_reward(name: Name) -> None:
     """A reward component and a vector.
 
@@ -407,8 +433,10 @@ def new_reward(name: Name) -> None:
 
 def _write(template: str, name: str, names: dict[str, str]) -> Path:
     """Fills a template into NAME.py, which must not exist."""
-    if not name.isidentifier():
-        raise ValueError(f"{name!r} cannot name a Python file: use letters, digits and _")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(
+            f"{name!r} cannot name a Python module: use letters, digits and _, and no word of Python's own"
+        )
     path = Path(f"{name}.py")
     text = (resources.files(grpo_agents) / "templates" / f"{template}.py.txt").read_text(encoding="utf-8")
     for placeholder, value in names.items():
@@ -421,7 +449,7 @@ def _write(template: str, name: str, names: dict[str, str]) -> Path:
     return path
 
 
-@app.command()
+@app.command(cls=_Command)
 def play(env: EnvName, seed: Annotated[int | None, typer.Option(help="The same episode every time.")] = None) -> None:
     """Be the policy yourself, for one episode; lines may also be piped in.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -150,6 +151,16 @@ def test_help_has_an_example_for_each_command(run):
         assert f"Example: grpo-agents {command}" in shown
 
 
+def test_help_gives_a_value_to_nothing_that_takes_none(run):
+    for command in ("", "train", "rollout", "evaluate", "new", "new env"):
+        shown = run(*command.split(), "--help").stdout
+        assert "<bool>" not in shown
+        assert "list[" not in shown
+    assert re.search(r"--greedy +Take the likeliest", run("rollout", "--help").stdout)
+    assert re.search(r"--rewards +NAMES", run("evaluate", "--help").stdout)
+    assert re.search(r"FILE +Trajectory files", run("evaluate", "--help").stdout)
+
+
 def test_help_needs_no_torch():
     code = "import sys; from grpo_agents.cli import app; app(['--help'], standalone_mode=False)"
     code += "; print('torch' in sys.modules)"
@@ -201,6 +212,28 @@ def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
     assert [json.loads(line) for line in after] == [json.loads(line) for line in before]
 
 
+def test_a_run_is_made_longer_in_its_config(run, finished, tmp_path):
+    longer = shutil.copytree(finished[0] / "runs/a", tmp_path / "longer")
+    shutil.copytree(finished[0] / "start", tmp_path / "start")
+    config = longer / "config.toml"
+    config.write_text(config.read_text().replace("steps = 2", "steps = 3"))
+    assert run("train", "--resume", "longer").exit_code == 0
+    rows = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "reward" in row] == [0, 1, 2]
+    assert [row["step"] for row in rows if "eval/reward" in row] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("command", ["train", "play", "check"])
+def test_a_syntax_error_in_a_persons_file_is_said_with_file_and_line(run, tmp_path, command):
+    (tmp_path / "shop.py").write_text("import math\n\nclass Shop(:\n    pass\n")
+    (tmp_path / "shop.toml").write_text('model.path = "x"\nenv.id = "shop.py:Shop"\n')
+    result = run(command, "shop.toml" if command == "train" else "shop.py:Shop")
+    message = result.stdout if command == "check" else refused(result)
+    assert "shop.py, line 3" in message
+    assert "invalid syntax" in message
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -208,6 +241,10 @@ def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
         (["train", "a.toml", "--resume", "runs/a"], "name a config to train, or a run"),
         (["train", "--resume", "runs/a", "--overwrite"], "a run goes on as it began"),
         (["train", "--resume", "runs/a", "--set", "seed=1"], "a run goes on as it began"),
+        (
+            ["train", "--resume", "runs/a", "--set", "train.steps=9"],
+            "raise train.steps in runs/a/config.toml and resume",
+        ),
         (["train", "nowhere.toml"], "no config file nowhere.toml"),
         (["train", "--resume", "nowhere"], "no config file nowhere/config.toml"),
         (["rollout", "nowhere.toml", "--out", "a.parquet"], "no config file nowhere.toml"),
@@ -215,7 +252,8 @@ def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
         (["play", "grpo_agents/Maths-v0"], "Did you mean grpo_agents/Math-v0"),
         (["play", "shop"], "unknown environment 'shop'"),
         (["play", "shop.py"], "Name the class as well: shop.py:Class"),
-        (["new", "env", "corner shop"], "'corner shop' cannot name a Python file"),
+        (["new", "env", "corner shop"], "'corner shop' cannot name a Python module"),
+        (["new", "env", "class"], "'class' cannot name a Python module"),
     ],
 )
 def test_what_a_person_got_wrong_is_one_message(run, arguments, message):

@@ -603,7 +603,9 @@ def test_every_key_says_what_it_takes_and_means():
     [
         ({"env.id": "grpo_agents/Orchestr-v0"}, "'grpo_agents/Orchestr-v0'. Did you mean grpo_agents/Orch"),
         ({"rewards.vector": '["outcome", "costs"]'}, "unknown reward 'costs'. Did you mean 'cost'"),
-        ({"model.path": "/no/where"}, "model.path '/no/where' could not be loaded"),
+        ({"model.path": "/no/where"}, "model.path: there is no folder /no/where"),
+        ({"env.options": "{splt = 1}"}, "no option 'splt' (env.options, eval.env_options). Did you mean 'split'"),
+        ({"eval.env_options": "{hard = 1}"}, "no option 'hard' (env.options, eval.env_options). There are: tasks"),
         ({"chat.template": "/no/where.jinja"}, "chat.template: there is no file /no/where.jinja"),
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
