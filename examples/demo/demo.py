@@ -105,10 +105,12 @@ def show(found: dict[str, object], folder: Path) -> None:
     for user, calls in tool_use.items():
         uses.add_row(user, *(f"{calls[name]:.2f}" for name in names))
     console.print(uses)
+    last = max((folder / "grpo" / "trajectories").glob("eval-*.parquet"))
+    program = os.path.relpath(Path(sys.executable).with_name("grpo-agents"))  # that of this environment, active or not
     console.print(
         f"{found['seconds']:.0f} s. Look at {folder / 'grpo' / 'curves.png'}, {folder / 'grpo' / 'tool_use.png'} and "
-        f"{folder / 'summary.json'};\nthe trajectories are in {folder / 'grpo' / 'trajectories'}: "
-        f"grpo-agents evaluate {folder / 'grpo' / 'trajectories'}"
+        f"{folder / 'summary.json'}.\nThe last evaluation in full: {program} evaluate {last}",
+        soft_wrap=True,
     )
 
 
