@@ -139,7 +139,7 @@ class Config(Section):
     @field_validator("method")
     @classmethod
     def _with_every_setting(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"name": settings.get("name", "grpo"), **make_method(settings).model_dump()}
+        return {"name": settings.get("name", "grpo"), **make_method(settings).model_dump(mode="json")}
 
     @property
     def chosen_method(self) -> Method:

@@ -79,9 +79,10 @@ def _explain(entry: Any, section: type[BaseModel], name: str) -> Iterator[str]:
     if entry["type"] == "missing":
         field = fields.get(path[-1])
         inner = _section_in(field.annotation) if field else None
-        required = [found for found in keys_of(inner, key) if found.default == "required"] if inner else []
-        for found in required or [Key(key, "", "", (field and field.description) or "it has no default")]:
-            yield f"{found.name} is missing: {found.description}"
+        within = [found for found in keys_of(inner, key) if found.default == "required"] if inner else []
+        missing = {found.name: found.description for found in within} or {key: field and field.description}
+        for whole, description in missing.items():
+            yield f"{whole} is missing: {description or 'it has no default'}"
     elif entry["type"] == "extra_forbidden":
         yield unknown_key(key, list(fields))
     elif entry["type"] == "value_error":

@@ -9,6 +9,8 @@ import pytest
 from tiny import demo_module, save_start
 from typer.testing import CliRunner
 
+from grpo_agents import store
+from grpo_agents.advantage import utility
 from grpo_agents.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
@@ -57,6 +59,14 @@ def test_the_run_leaves_what_the_readme_says(outputs):
     files = {"config.toml", "metrics.jsonl", "curves.png", "tool_use.png"}
     assert {entry.name for entry in run.iterdir()} == files | {"tensorboard", "trajectories", "checkpoints", "model"}
     assert "grpo-agents evaluate runs/shop/trajectories/eval-000002.parquet" in printed["train"]
+
+
+def test_a_wrong_answer_of_the_shop_earns_nothing_by_being_cheap(outputs):
+    scoring = store.read_scoring(outputs[0] / "runs" / "shop" / "trajectories")
+    rewards, weights = {"brevity": 1.0, "cost": 0.0}, {"outcome": 0.2, "brevity": 0.3, "cost": 0.5}
+    for outcome, worth in {0.0: 0.0, 1.0: 1.0}.items():
+        given = {"outcome": outcome, **rewards}
+        assert utility(given, weights, scoring.vector, scoring.maxima, scoring.gate) == pytest.approx(worth)
 
 
 def test_the_shop_is_tried_on_a_model_from_scratch(tmp_path, monkeypatch):
