@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from grpo_agents.rewards.component import Component, RewardVector
+from grpo_agents.section import Section
 from grpo_agents.trajectory import Group, Trajectory
 
 EPSILON = 1e-6
@@ -30,10 +31,8 @@ TIED = 1e-9
 """Values whose spread is below this share of their size are equal: [0.1] * 3 is no spread."""
 
 
-class AdvantageConfig(BaseModel):
+class AdvantageConfig(Section):
     """How rewards become advantages."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     normalise: Literal["weighted_sum", "minmax", "gdpo"] = Field(
         default="weighted_sum",

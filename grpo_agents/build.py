@@ -18,6 +18,7 @@ from grpo_agents.learner.model import computing_in, load_policy
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
 from grpo_agents.rollout import Rollout
+from grpo_agents.scoring import Scoring
 from grpo_agents.tasks import GeneratedTasks, Tasks, load_object, load_tasks
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Parts:
     vector: RewardVector
     preferences: Preferences | None
     maxima: dict[str, float]
+
+    @property
+    def scoring(self) -> Scoring:
+        """How its trajectories are scored."""
+        return Scoring(self.vector, self.maxima, self.config.advantage.gate)
 
     def rollout(self, *, evaluating: bool = False) -> tuple[Rollout, Tasks]:
         """A rollout of the training or the evaluation environment, and its tasks."""

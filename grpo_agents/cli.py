@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import sys
 import traceback
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import grpo_agents
 
@@ -20,13 +21,34 @@ if TYPE_CHECKING:
 
     from grpo_agents.config import Config
     from grpo_agents.rewards.component import RewardVector
-    from grpo_agents.trajectory import Trajectory
+    from grpo_agents.scoring import Scoring
+    from grpo_agents.trajectory import Group, Trajectory
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-class _Commands(TyperGroup):
+def _plain(params: list[Any]) -> list[Any]:
+    """Parameters whose help shows no type: a flag takes no value, and an argument's name says what it is."""
+    for param in params:
+        if isinstance(param, TyperArgument):
+            param.display_type_rich = lambda ctx: None
+        elif param.is_flag:
+            param.metavar = ""
+    return params
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class _Commands(_Group):
     """Turns what was raised for a person to read into one message on stderr."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -36,7 +58,7 @@ class _Commands(TyperGroup):
             _fail(str(stop) or "stopped", INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             raise
-        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        except (ValueError, TypeError, OSError, FloatingPointError, SyntaxError) as error:
             if ctx.params.get("debug"):
                 raise
             _fail(_message(error))
@@ -52,6 +74,8 @@ _TRAINING = {"torch", "transformers", "safetensors", "peft", "datasets", "tensor
 def _message(error: Exception) -> str:
     """What to say of an error; where this package did not raise it itself, also how to see where it came from."""
     text = str(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -68,7 +92,7 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, emoji=False)  # else Rich takes the :X: of `file.py:X: …` for one
 
 
 app = typer.Typer(
@@ -81,7 +105,7 @@ app = typer.Typer(
     help="Train language models that use tools: define an environment, train, evaluate.\n\n"
     "Each command's --help has an example.",
 )
-new = typer.Typer(no_args_is_help=True, help="Write a short starting file that runs as it is.")
+new = typer.Typer(cls=_Group, no_args_is_help=True, help="Write a short starting file that runs as it is.")
 app.add_typer(new, name="new")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
@@ -114,7 +138,7 @@ def _hush() -> None:
     logging.disable_progress_bar()
 
 
-@app.command()
+@app.command(cls=_Command)
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The run's TOML file.")] = None,
     set_: Overrides = None,
@@ -130,13 +154,23 @@ def train(
     if (config is None) == (resume is None):
         raise ValueError("name a config to train, or a run to go on with: --resume RUN")
     if resume is not None and (set_ or overwrite):
-        raise ValueError("a run goes on as it began: --set and --overwrite do not go with --resume")
+        raise ValueError(
+            "a run goes on as it began: --set and --overwrite do not go with --resume. To train longer, raise "
+            f"train.steps in {resume / 'config.toml'} and resume; a learning-rate schedule then spans all of them"
+        )
     _hush()
     from grpo_agents import trainer
     from grpo_agents.config import load_config
+    from grpo_agents.run_folder import RunFolder
 
     if config is not None:
-        run = trainer.train(load_config(config, set_ or ()), overwrite=overwrite)
+        settings = load_config(config, set_ or ())
+        if config.resolve() == RunFolder(settings.run).config.resolve():
+            raise ValueError(
+                f"{config} lies where the run writes a config.toml of its own: give it another name, or choose another "
+                "folder: --set run=…"
+            )
+        run = trainer.train(settings, overwrite=overwrite)
     else:
         assert resume is not None
         run = trainer.resume(resume)
@@ -148,19 +182,19 @@ def train(
         "model": run / "model",
     }
     if evaluations := sorted((run / "trajectories").glob("eval-*.parquet")):
-        places["held out"] = f"grpo-agents evaluate {evaluations[-1]}"
+        places["evaluate"] = f"grpo-agents evaluate {evaluations[-1]}"
     for name, place in places.items():
         typer.echo(f"{name:9} {place}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def rollout(
     config: ConfigFile,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
     set_: Overrides = None,
     tasks: Annotated[int, typer.Option(min=1, help="How many tasks.")] = 16,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token, one rollout a task.")] = False,
-    held_out: Annotated[bool, typer.Option("--held-out", help="Tasks of the config's [eval].")] = False,
+    evaluation: Annotated[bool, typer.Option("--eval", help="Tasks of the config's [eval].")] = False,
 ) -> None:
     """Sample episodes with a config's model and environment, store them and sum them up.
 
@@ -177,7 +211,7 @@ def rollout(
 
     settings: Config = load_config(config, set_ or ())
     parts = build(settings)
-    player, source = parts.rollout(evaluating=held_out)
+    player, source = parts.rollout(evaluating=evaluation)
     with _console(stderr=True).status(f"playing {tasks} tasks"):
         groups = player.sample(
             [pick(source, number, settings.seed) for number in range(tasks)],
@@ -186,51 +220,66 @@ def rollout(
             temperature=0.0 if greedy else None,
         )
     player.close()
-    store.write(out, groups)
+    store.write(out, groups, scoring=parts.scoring)
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     _console().print(evaluate(trajectories, parts.vector, parts.maxima, settings.advantage.gate).as_table())
     typer.echo(f"stored in {out}")
 
 
-@app.command("evaluate")
+@app.command("evaluate", cls=_Command)
 def evaluate_files(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, or folders of them.")],
     rewards: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Components with commas between them, or one file.py:vector; computed anew. Else what is stored.",
+            help="Components with commas between them, or one file.py:vector: computed anew, but for what the "
+            "environment gave. Else what is stored.",
         ),
     ] = None,
     env: Annotated[
-        str | None, typer.Option(metavar="ENV", help="Whose maxima scale costs; the built-in one that was played.")
+        str | None, typer.Option(metavar="ENV", help="Whose maxima scale costs. Else those that are stored.")
     ] = None,
-    gate: Annotated[str | None, typer.Option(metavar="NAME", help="Component that multiplies the rest.")] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Component that multiplies the rest, '' for none. Else the one stored."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
 ) -> None:
     """Numbers from stored trajectories, with intervals clustered by task. Needs no model.
 
-    Example: `grpo-agents evaluate runs/my/trajectories/eval-000100.parquet --gate outcome`
+    Example: `grpo-agents evaluate runs/my/trajectories/eval-000100.parquet`
     """
     import json
 
     from grpo_agents import store
     from grpo_agents.evaluation import evaluate
 
+    stored = store.read_scoring(files)
     vector: RewardVector | None
     if rewards is None:
         trajectories = store.read(files)
-        vector = _stored_vector(trajectories)
+        vector = stored.vector if stored else _vector_by_names(trajectories)
     else:
         groups = store.read_groups(files)
         trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        vector = _vector(rewards, _given(trajectories))
-        for trajectory in trajectories:
-            trajectory.rewards, trajectory.missing = {}, {}
-        vector.score(groups)
-    if vector is None and gate is not None:
+        vector = _vector(rewards, trajectories, stored)
+        _score_anew(vector, groups)
+    if vector is None and gate:
         raise ValueError(f"--gate {gate} needs a vector to gate: add --rewards file.py:vector")
-    summary = evaluate(trajectories, vector or (), _maxima(env, trajectories), gate)
+    maxima = stored.maxima if stored and env is None else _maxima(env, trajectories)
+    if gate is None and stored and stored.gate:
+        gate = stored.gate if vector and stored.gate in vector.names else None
+        if gate is None:
+            typer.echo(f"no gate: the stored one, {stored.gate}, is not among these rewards", err=True)
+    steps = store.read_steps(files)
+    if len(steps) > 1:
+        typer.echo(
+            f"these episodes are of {len(steps)} policies, of steps {', '.join(map(str, steps[:-1]))} and {steps[-1]}, "
+            "and are pooled here: name one file to see one",
+            err=True,
+        )
+    summary = evaluate(trajectories, vector or (), maxima, gate or None)
     if as_json:
         typer.echo(json.dumps(summary.as_dict(), indent=2))
         return
@@ -247,8 +296,8 @@ def _given(trajectories: Sequence[Trajectory]) -> list[str]:
     return list(dict.fromkeys(name for entry in trajectories for step in entry.steps for name in step.rewards))
 
 
-def _stored_vector(trajectories: Sequence[Trajectory]) -> RewardVector | None:
-    """The vector that was stored with them, as far as names tell: None where the direction of one is not known."""
+def _vector_by_names(trajectories: Sequence[Trajectory]) -> RewardVector | None:
+    """The vector of a file that does not say it, as far as names tell; None where the direction of one is not known."""
     from grpo_agents.rewards import BUILT_IN
     from grpo_agents.rewards.component import RewardVector, from_environment
 
@@ -257,15 +306,32 @@ def _stored_vector(trajectories: Sequence[Trajectory]) -> RewardVector | None:
     return RewardVector([known[name] for name in names]) if names and known.keys() >= names.keys() else None
 
 
-def _vector(names: str, given: Sequence[str]) -> RewardVector:
-    from grpo_agents.rewards import named
-    from grpo_agents.rewards.component import RewardVector
+def _vector(names: str, trajectories: Sequence[Trajectory], stored: Scoring | None) -> RewardVector:
+    """The vector that a person named: of what is built in, what the environment gave, and what is stored."""
+    from grpo_agents.rewards import BUILT_IN, named
+    from grpo_agents.rewards.component import RewardVector, from_environment
     from grpo_agents.tasks import load_object
 
     if ":" in names and "," not in names:
         found = load_object(names)
         return found if isinstance(found, RewardVector) else RewardVector([found])
-    return RewardVector([named(name.strip(), given) for name in names.split(",")])
+    known = {**BUILT_IN, **{name: from_environment(name) for name in _given(trajectories)}}
+    known |= {entry.name: entry for entry in (stored.vector if stored else ()) if entry.name not in BUILT_IN}
+    return RewardVector([known.get(name) or named(name, list(known)) for name in map(str.strip, names.split(","))])
+
+
+def _score_anew(vector: RewardVector, groups: Sequence[Group]) -> None:
+    """Computes what can be computed; a component without a function stays as it is stored, where it is."""
+    from grpo_agents.rewards.component import RewardVector
+
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    stored = {name for trajectory in trajectories for name in trajectory.rewards}
+    kept = {entry.name for entry in vector if entry.function is None and entry.name in stored}
+    for trajectory in trajectories:
+        trajectory.rewards = {name: value for name, value in trajectory.rewards.items() if name in kept}
+        trajectory.missing = {name: reason for name, reason in trajectory.missing.items() if name in kept}
+    if computed := [entry for entry in vector if entry.name not in kept]:
+        RewardVector(computed).score(groups)
 
 
 def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -278,7 +344,7 @@ def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, fl
     return dict(make_env(env).maxima) if env else {}
 
 
-@app.command()
+@app.command(cls=_Command)
 def envs() -> None:
     """List the environments that come with the package: what they ask, tools and prices, rewards.
 
@@ -301,7 +367,7 @@ def envs() -> None:
     _console().print(table)
 
 
-@app.command()
+@app.command(cls=_Command)
 def check(env: EnvName) -> None:
     """Check that an environment keeps the contract. Plays it with made-up answers: its tools are really called.
 
@@ -326,10 +392,24 @@ def check(env: EnvName) -> None:
         raise typer.Exit(1)
 
 
+@app.command(cls=_Command)
+def keys(
+    section: Annotated[str, typer.Argument(metavar="SECTION", help="As learner, or learner.optimizer; else all.")] = "",
+) -> None:
+    """List the keys of a config: what each takes, its default, and what it means.
+
+    Example: `grpo-agents keys learner.optimizer`
+    """
+    from grpo_agents.config import list_keys
+
+    for key in list_keys(section):
+        typer.echo(f"{key.name}: {key.type} = {key.default}\n    {key.description}")
+
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the file, NAME.py.")]
 
 
-@new.command("env")
+@new.command("env", cls=_Command)
 def new_env(name: Name) -> None:
     """An environment with a tool.
 
@@ -341,7 +421,7 @@ def new_env(name: Name) -> None:
     typer.echo(f"wrote {path}. Next: grpo-agents check {path}:{made}; grpo-agents play {path}:{made}")
 
 
-@new.command("reward")
+@new.command("reward", cls=_Command)
 def new_reward(name: Name) -> None:
     """A reward component and a vector.
 
@@ -353,8 +433,10 @@ def new_reward(name: Name) -> None:
 
 def _write(template: str, name: str, names: dict[str, str]) -> Path:
     """Fills a template into NAME.py, which must not exist."""
-    if not name.isidentifier():
-        raise ValueError(f"{name!r} cannot name a Python file: use letters, digits and _")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(
+            f"{name!r} cannot name a Python module: use letters, digits and _, and no word of Python's own"
+        )
     path = Path(f"{name}.py")
     text = (resources.files(grpo_agents) / "templates" / f"{template}.py.txt").read_text(encoding="utf-8")
     for placeholder, value in names.items():
@@ -367,7 +449,7 @@ def _write(template: str, name: str, names: dict[str, str]) -> Path:
     return path
 
 
-@app.command()
+@app.command(cls=_Command)
 def play(env: EnvName, seed: Annotated[int | None, typer.Option(help="The same episode every time.")] = None) -> None:
     """Be the policy yourself, for one episode; lines may also be piped in.
 

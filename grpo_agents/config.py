@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-import types
-import typing
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig
-from grpo_agents.methods import Method, make_method
+from grpo_agents.methods import Method, available, make_method
 from grpo_agents.rollout import RolloutConfig
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from grpo_agents.section import Key, Section, keys_of, problems, unknown_key
 
 
 class ChatConfig(Section):
@@ -61,6 +54,13 @@ class RewardsConfig(Section):
         description="Components in order: the environment's or built-in names (cost, latency, tool_calls, length, "
         "format, math_answer) or module:component; or one module:vector or file.py:vector.",
     )
+
+    @field_validator("vector")
+    @classmethod
+    def _one_name_is_a_list(cls, vector: list[str] | str) -> list[str] | str:
+        if isinstance(vector, str) and ":" not in vector:
+            raise ValueError(f'rewards.vector is "{vector}", and a list is wanted: vector = ["{vector}"]')
+        return vector
 
 
 class PreferenceConfig(Section):
@@ -102,14 +102,14 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """Held-out evaluation while training."""
+    """Evaluation while training."""
 
     every: int | None = Field(default=None, ge=1, description="Steps between evaluations; one before and after, too.")
-    tasks: int = Field(default=256, ge=1, description="How many held-out tasks.")
+    tasks: int = Field(default=256, ge=1, description="How many tasks, the same ones every time.")
     rollouts: int = Field(default=1, ge=1, description="Rollouts of each.")
     temperature: float = Field(default=1.0, ge=0, description="0 evaluates greedily.")
     source: TasksConfig = Field(
-        default_factory=TasksConfig, description="Held-out tasks, as [tasks]; else those of [tasks]."
+        default_factory=TasksConfig, description="Tasks that are held out, as [tasks]; else those of [tasks]."
     )
     env_options: dict[str, Any] = Field(default={}, description="Options of the environment instead of env.options.")
 
@@ -129,10 +129,17 @@ class Config(Section):
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="What samples tokens.")
     demonstrations: DemonstrationsConfig | None = Field(default=None, description="Dialogues to imitate.")
-    method: dict[str, Any] = Field(default={"name": "grpo"}, description="name, and that method's settings.")
+    method: dict[str, Any] = Field(
+        default={"name": "grpo"}, validate_default=True, description="name, and that method's settings."
+    )
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How a batch becomes an update.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and what is kept.")
-    eval: EvalConfig = Field(default_factory=EvalConfig, description="Held-out evaluation.")
+    eval: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation while training.")
+
+    @field_validator("method")
+    @classmethod
+    def _with_every_setting(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"name": settings.get("name", "grpo"), **make_method(settings).model_dump(mode="json")}
 
     @property
     def chosen_method(self) -> Method:
@@ -159,6 +166,21 @@ class Config(Section):
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0: rollouts of a group would all be the same. Use 1.0.")
         return self
+
+
+def list_keys(section: str = "") -> list[Key]:
+    """The keys of a config, or those of one section; the settings of every method are among those of ``method``.
+
+    Raises:
+        ValueError: No such section or key; names the nearest.
+    """
+    keys = list(keys_of(Config))
+    for name, method in sorted(available().items()):
+        keys += [replace(key, description=f"{name}: {key.description}") for key in keys_of(method, "method")]
+    found = [key for key in keys if not section or f"{key.name}.".startswith(f"{section}.")]
+    if not found:
+        raise ValueError(unknown_key(section, list(Config.model_fields)))
+    return found
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -189,14 +211,28 @@ def make_config(data: dict[str, Any], name: str = "config") -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{name}:\n" + "\n".join(f"  {_explain(entry)}" for entry in error.errors())) from None
+        raise ValueError(f"{name}:\n" + "\n".join(f"  {line}" for line in problems(error, Config))) from None
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes a config as TOML, every key resolved (keys that are not set are left out)."""
+    """Writes a config as TOML, with every key that is set; the others are named in a comment, as TOML has no null."""
+    table = config.model_dump()
+    unset = ", ".join(_take_unset(table))
     partial = path.with_suffix(".partial")
-    partial.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
+    partial.write_text(f"# What every key came to. Not set: {unset}\n\n{tomli_w.dumps(table)}", encoding="utf-8")
     partial.replace(path)  # whole or not at all: a run is resumed from it
+
+
+def _take_unset(table: dict[str, Any], section: str = "") -> list[str]:
+    """Takes the keys that are None out of a table and of those in it; gives their names."""
+    taken = []
+    for key, value in list(table.items()):
+        if value is None:
+            del table[key]
+            taken.append(section + key)
+        elif isinstance(value, dict):
+            taken += _take_unset(value, f"{section}{key}.")
+    return taken
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -213,44 +249,3 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise ValueError(f"--set {override!r}: {section!r} is no section")
     data[last] = value
-
-
-def _explain(entry: Any) -> str:
-    """One problem that pydantic found, with the nearest key where one is unknown."""
-    parts = [str(part) for part in entry["loc"]]
-    key = ".".join(parts)
-    if entry["type"] == "missing":
-        return f"{key} is missing: {_description(parts)}"
-    if entry["type"] == "extra_forbidden":
-        section = _section(parts[:-1])
-        keys = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(parts[-1], keys, n=1, cutoff=0.5)
-        return f"unknown key {key}. " + (f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(keys)}")
-    message = entry["msg"].removeprefix("Value error, ")
-    if entry["type"] == "value_error":
-        return message
-    return f"{key}: {message} (it is {entry['input']!r:.60})"
-
-
-def _section(parts: Sequence[str]) -> type[BaseModel] | None:
-    """The model of a section, by its path."""
-    found: type[BaseModel] = Config
-    for part in parts:
-        field = found.model_fields.get(part)
-        inner = _model_in(field.annotation) if field else None
-        if inner is None:
-            return None
-        found = inner
-    return found
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next((model for entry in typing.get_args(annotation) if (model := _model_in(entry))), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
-def _description(parts: Sequence[str]) -> str:
-    section = _section(parts[:-1])
-    field = section.model_fields.get(parts[-1]) if section else None
-    return (field.description if field else None) or "it has no default"

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from grpo_agents.trajectory import Trajectory
+
 SHOWN = ("reward", "reward/outcome", "loss", "entropy", "kl", "groups_tied", "grad_norm")
 """Figures of a step beside the bar, where the run has them."""
 
 LINES = 20
 """Where nobody watches a terminal, so many lines a run."""
+
+PROBLEMS = 20
+"""So many different problems of episodes are said in a run."""
 
 
 class Display:
@@ -26,7 +33,8 @@ class Display:
 
     def __init__(self, steps: int):
         self.steps = steps
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
+        self._problems: set[str] = set()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -54,15 +62,39 @@ class Display:
         """A message of its own line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)  # paths stay whole, to be copied
 
-    def show(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of a step, or of an evaluation before it."""
-        if "eval/reward" in figures:
-            low, high = figures["eval/reward_low"], figures["eval/reward_high"]
-            self.say(
-                f"step {step}: held-out reward {figures['eval/reward']:.3f} (95 % interval {low:.3f} to {high:.3f})"
-            )
+    def problems(self, where: str, trajectories: Sequence[Trajectory]) -> None:
+        """Says what went wrong with episodes: each problem once in a run, and how many of these episodes have it.
+
+        Args:
+            where: Which episodes they are.
+            trajectories: All of them.
+        """
+        found = Counter(problem for trajectory in trajectories for problem in _problems_of(trajectory))
+        for problem, count in found.most_common():
+            if problem in self._problems or len(self._problems) == PROBLEMS:
+                continue
+            self._problems.add(problem)
+            self.say(f"{where}: {problem} ({count} of {len(trajectories)} episodes)")
+            if len(self._problems) == PROBLEMS:
+                self.say("further problems are not said, but stored: `grpo-agents evaluate` counts them all")
+
+    def evaluation(self, step: int, figures: dict[str, float]) -> None:
+        """The figures of an evaluation before a step."""
+        missing = figures.get("eval/missing/reward", 0)
+        without = f"; {missing:.0f} episodes have none" if missing else ""
+        if "eval/reward" not in figures:
+            self.say(f"step {step}: no evaluation reward{without}")
             return
-        line = "  ".join(f"{name.removeprefix('reward/')} {figures[name]:.3g}" for name in SHOWN if name in figures)
+        low, high = figures["eval/reward_low"], figures["eval/reward_high"]
+        interval = "n/a" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+        self.say(f"step {step}: evaluation reward {figures['eval/reward']:.3f} (95 % interval {interval}){without}")
+
+    def step(self, step: int, figures: dict[str, float]) -> None:
+        """The figures of a step."""
+        shown = [*SHOWN, *(name for name in figures if name.startswith("missing/"))]
+        line = "  ".join(
+            f"{name.removeprefix('reward/').replace('/', ' ')} {figures[name]:.3g}" for name in shown if name in figures
+        )
         self._progress.update(self._steps, completed=step + 1, figures=line)
         self._progress.reset(self._episodes)
         if self._progress.disable and (step + 1) % max(1, self.steps // LINES) == 0:
@@ -80,3 +112,10 @@ class Display:
             yield lambda ended: self._progress.update(task, advance=ended)
         finally:
             self._progress.remove_task(task)
+
+
+def _problems_of(trajectory: Trajectory) -> Iterator[str]:
+    if trajectory.error is not None:
+        yield f"{trajectory.stop_reason}: {trajectory.error}"
+    if trajectory.stop_reason != "error":  # after an error, rewards are missing because of it
+        yield from (f"no {name}: {reason}" for name, reason in trajectory.missing.items())

@@ -22,6 +22,7 @@ A person writes what happens: how a task is posed (:meth:`AgentEnv.start`) and w
 from __future__ import annotations
 
 import difflib
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import seeding
 
 from grpo_agents.tasks import Tasks, as_tasks, load_object
@@ -329,13 +331,15 @@ def make_env(name: str, **kwargs: Any) -> AgentEnv:
     """Makes an environment by its Gymnasium id, or by ``module:Class`` or ``file.py:Class``.
 
     Raises:
-        ValueError: An unknown name; says which ids come nearest.
+        ValueError: An unknown name or option; says what comes nearest, or what there is.
         TypeError: It is no :class:`AgentEnv`.
     """
     import grpo_agents.envs  # noqa: F401  registers the built-in ones
 
     if ":" in name and not name.startswith("grpo_agents/"):
-        made = load_object(name)(**kwargs)
+        maker = load_object(name)
+        _check_options(name, maker, kwargs)
+        made = maker(**kwargs)
     else:
         if name not in gymnasium.registry:
             near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
@@ -343,7 +347,23 @@ def make_env(name: str, **kwargs: Any) -> AgentEnv:
             if name.endswith(".py"):
                 hint = f" Name the class as well: {name}:Class."
             raise ValueError(f"unknown environment {name!r}.{hint} `grpo-agents envs` lists them.")
+        entry = gymnasium.spec(name).entry_point
+        _check_options(name, load_env_creator(entry) if isinstance(entry, str) else entry, kwargs)
         made = gymnasium.make(name, disable_env_checker=True, **kwargs).unwrapped
     if not isinstance(made, AgentEnv):
         raise TypeError(f"{name!r} is a {type(made).__name__}; grpo_agents.AgentEnv was expected")
     return made
+
+
+def _check_options(name: str, maker: Any, options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(maker).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            near = difflib.get_close_matches(option, parameters, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"{name} takes no option {option!r} (env.options, eval.env_options). {hint}"
+                f"There are: {', '.join(parameters) or 'none'}"
+            )

@@ -12,21 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from grpo_agents.chat import Chat, Conversation
 from grpo_agents.engines import Completion, Request, Sampling, TokenEngine, mix
 from grpo_agents.env import AgentEnv
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.preference import Preferences
+from grpo_agents.section import Section
 from grpo_agents.threads import Abandoned, StepThreads
 from grpo_agents.trajectory import Group, Message, Step, Task, Trajectory
 
 
-class RolloutConfig(BaseModel):
+class RolloutConfig(Section):
     """How episodes are sampled, and what bounds them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     group_size: int = Field(default=8, ge=1, description="G: rollouts of each task.")
     temperature: float = Field(default=1.0, ge=0, description="0 takes the likeliest token.")

@@ -28,31 +28,51 @@ class RunFolder:
         self.trajectories = self.path / "trajectories"
         self.tensorboard = self.path / "tensorboard"
         self.model = self.path / "model"
+        self.curves = self.path / "curves.png"
+        self.tool_use = self.path / "tool_use.png"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun in it: what a config.toml alone does not say."""
+        return self.metrics.exists() or self.checkpoints.exists()
 
     def create(self, config: Config, *, overwrite: bool = False) -> None:
-        """Begins a new run.
+        """Begins a new run; of one that was there before, what it wrote is removed, and nothing else.
 
         Raises:
-            FileExistsError: It holds a run already; says how to resume it or to start anew.
+            FileExistsError: See :meth:`check`.
         """
-        if not overwrite:
-            self.refuse_run()
-        elif self.config.exists():  # it is a run, and not some other folder
-            shutil.rmtree(self.path)
+        self.check(overwrite=overwrite)
+        if self.holds_run:
+            self._remove()
         self.trajectories.mkdir(parents=True, exist_ok=True)
         save_config(config, self.config)
+        self.metrics.touch()
 
-    def refuse_run(self) -> None:
-        """Does nothing where the folder holds no run.
+    def check(self, *, overwrite: bool = False) -> None:
+        """Does nothing where a new run may be written.
 
         Raises:
-            FileExistsError: It holds one; says how to resume it or to start anew.
+            FileExistsError: The folder holds a run that is not to be overwritten, or somebody else's config.toml; says
+                what to do.
         """
-        if self.config.exists():
+        if self.holds_run and not overwrite:
             raise FileExistsError(
                 f"{self.path} holds a run already. Go on with `grpo-agents train --resume {self.path}`, start anew "
                 "with --overwrite, or choose another folder: --set run=…"
             )
+        if self.config.exists() and not self.holds_run:
+            raise FileExistsError(
+                f"{self.config} is no run's, and a run writes its own there. Give it another name, or choose another "
+                "folder: --set run=…"
+            )
+
+    def _remove(self) -> None:
+        for folder in (self.tensorboard, self.trajectories, self.model, self.checkpoints):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for file in (self.config, self.curves, self.tool_use, self.metrics):
+            file.unlink(missing_ok=True)
 
     def rewind(self, step: int) -> None:
         """Drops the metrics of every step that was not finished by a checkpoint: they are made again."""

@@ -29,6 +29,9 @@ SCHEMA_VERSION = 1
 VERSION_KEY = b"grpo_agents.schema_version"
 """Where a file's metadata says it."""
 
+SCORING_KEY = b"grpo_agents.scoring"
+"""Where it says how its trajectories were scored: :class:`grpo_agents.scoring.Scoring` as JSON."""
+
 _ARRAYS = {"ids": np.int32, "mask": np.bool_, "logprobs": np.float32}
 _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 

@@ -15,13 +15,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from grpo_agents.schema import SCHEMA, SCHEMA_VERSION, VERSION_KEY, to_json, to_row, to_samples, to_table, to_trajectory
+from grpo_agents.schema import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    SCORING_KEY,
+    VERSION_KEY,
+    to_json,
+    to_row,
+    to_samples,
+    to_table,
+    to_trajectory,
+)
+from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Group, Sample, Trajectory
 
 ROW_GROUP = 256
@@ -29,7 +41,12 @@ ROW_GROUP = 256
 
 
 def write(
-    path: str | Path, what: Sequence[Group] | Sequence[Trajectory], *, step: int = -1, phase: str = "rollout"
+    path: str | Path,
+    what: Sequence[Group] | Sequence[Trajectory],
+    *,
+    step: int = -1,
+    phase: str = "rollout",
+    scoring: Scoring | None = None,
 ) -> None:
     """Writes trajectories to one file: the whole of it, or, where something goes wrong, none of it.
 
@@ -40,6 +57,7 @@ def write(
         what: Groups, whose notes are kept, or trajectories.
         step: The training step they belong to, or -1.
         phase: ``train``, ``eval`` or ``rollout``.
+        scoring: How they were scored; noted in the file, and what :func:`read_scoring` gives.
 
     Raises:
         ValueError: Something that the file could not give back as it is; names the trajectory or group.
@@ -69,6 +87,8 @@ def write(
         table = to_table(rows)
     except (pa.ArrowException, OverflowError) as error:
         raise ValueError(f"{path}: a value does not fit its column of grpo_agents.schema: {error}") from error
+    if scoring is not None:
+        table = table.replace_schema_metadata({**table.schema.metadata, SCORING_KEY: to_json(scoring.as_dict())})
     _write_whole(path, table)
 
 
@@ -113,6 +133,37 @@ def read_groups(paths: str | Path | Iterable[str | Path]) -> list[Group]:
                 )
             group.trajectories.append(trajectory)
     return list(groups.values())
+
+
+def read_scoring(paths: str | Path | Iterable[str | Path]) -> Scoring | None:
+    """How the trajectories of files and folders were scored; None where no file says so, as old ones do not.
+
+    Raises:
+        ValueError: As :func:`iterate`; or two files that were scored differently.
+    """
+    found: tuple[Path, Scoring] | None = None
+    for path in _files(paths):
+        with _open(path) as file:
+            noted = (file.schema_arrow.metadata or {}).get(SCORING_KEY)
+        if noted is None:
+            continue
+        scoring = Scoring.from_dict(json.loads(noted))
+        if found is not None and found[1].as_dict() != scoring.as_dict():
+            raise ValueError(
+                f"{found[0]} and {path} were scored differently: their components, maxima or gates are not the same. "
+                "Evaluate them one by one."
+            )
+        found = path, scoring
+    return found[1] if found else None
+
+
+def read_steps(paths: str | Path | Iterable[str | Path]) -> list[int]:
+    """The training steps of files and folders, in order, each once: every one is another policy. −1 is of no run."""
+    steps: set[int] = set()
+    for path in _files(paths):
+        with _open(path) as file:
+            steps.update(file.read(["run_step"])["run_step"].unique().to_pylist())
+    return sorted(steps)
 
 
 def _check_group(group: Group, numbers: set[int]) -> str:
@@ -164,15 +215,22 @@ def _files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
 
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Sample]]]:
     """The rows of one file without their samples, and the samples."""
+    with _open(path) as file:
+        for batch in file.iter_batches(ROW_GROUP, columns=SCHEMA.names):
+            table = pa.Table.from_batches([batch]).select(SCHEMA.names).cast(SCHEMA)
+            samples = to_samples(table["samples"].combine_chunks())
+            yield from zip(table.drop_columns("samples").to_pylist(), samples, strict=True)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
+    """A trajectory file; whatever of it cannot be read is said in one way."""
     if not path.is_file():
         raise FileNotFoundError(f"no trajectory file {path}")
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(path, file.schema_arrow)
-            for batch in file.iter_batches(ROW_GROUP, columns=SCHEMA.names):
-                table = pa.Table.from_batches([batch]).select(SCHEMA.names).cast(SCHEMA)
-                samples = to_samples(table["samples"].combine_chunks())
-                yield from zip(table.drop_columns("samples").to_pylist(), samples, strict=True)
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable trajectory file ({error}). It was cut off or damaged, or something else wrote it: "

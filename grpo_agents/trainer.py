@@ -27,10 +27,11 @@ from grpo_agents.evaluation import mean_interval, task_key
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import restore_policy, save_policy
+from grpo_agents.rollout import Rollout
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.sources import DemonstrationSource, Figures, PolicySource, Source, pick
 from grpo_agents.tasks import load_tasks
-from grpo_agents.trajectory import Group
+from grpo_agents.trajectory import Group, Task
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -44,7 +45,7 @@ class Trainer:
         overwrite: Start anew where the folder holds a run.
 
     Raises:
-        FileExistsError: The folder holds a run and neither was asked for.
+        FileExistsError: The folder holds a run and neither was asked for, or a config.toml that is no run's.
         ValueError: Something of the config does not exist or does not fit.
     """
 
@@ -53,12 +54,10 @@ class Trainer:
         self.folder = RunFolder(config.run)
         self.method = config.chosen_method
         self.display = Display(config.train.steps)
-        if not (resume or overwrite):
-            self.folder.refuse_run()  # before anything is loaded
+        if not resume:
+            self.folder.check(overwrite=overwrite)  # before anything is loaded
         torch.manual_seed(config.seed)
         self.parts: Parts = build(config)
-        if not resume:
-            self.folder.create(config, overwrite=overwrite)
         self.learner = Learner(
             self.parts.model,
             config.learner,
@@ -68,17 +67,23 @@ class Trainer:
             dtype=config.model.dtype,
         )
         self.source = self._make_source()
-        self.start = self._restore() if resume else 0
-        self.folder.rewind(self.start)
+        self.evaluation = self._make_evaluation()
+        self._evaluated = {task_key(config.env.id, task) for task in self.evaluation[1]} if self.evaluation else set()
+        if resume:
+            self.start = self._restore()
+            self.folder.rewind(self.start)
+        else:
+            self.start = 0
+            self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
 
     def train(self) -> Path:
         """Runs to the last step, or to an interruption; gives the run folder.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, after the step under way is finished and saved.
+            ValueError: Every episode of a batch ended in an error.
         """
         steps = self.config.train.steps
-        self._warn_of_known_tasks()
         self._sync(self.start)
         with (
             self.display,
@@ -90,18 +95,20 @@ class Trainer:
                 began = time.perf_counter()
                 groups, figures = self.source.batch(step)
                 if self.config.train.store and self.method.source == "policy":
-                    store.write(self.folder.trajectory_file("train", step), groups, step=step, phase="train")
+                    self._store("train", step, groups)
+                self._check_batch(step, groups)
                 sampled = time.perf_counter()
                 figures |= self._learn(groups, step)
                 figures["seconds/learn"] = time.perf_counter() - sampled
                 figures["seconds/step"] = time.perf_counter() - began
                 self._log(step, figures, board)
+                self.display.step(step, figures)
                 done = step + 1
                 if done % self.config.train.save_every == 0 or done == steps or stop():
                     self._save(done)
                 if stop():
                     raise KeyboardInterrupt(
-                        f"stopped after step {step}; go on with `grpo-agents train --resume {self.folder.path}`"
+                        f"stopped after step {done}; go on with `grpo-agents train --resume {self.folder.path}`"
                     )
             self._evaluate_if_due(steps, board)
         save_policy(self.parts.model, self.parts.tokenizer, self.folder.model)
@@ -122,21 +129,38 @@ class Trainer:
     def _sync(self, version: int) -> None:
         self.parts.engine.update_weights(self.parts.model.named_parameters(), version)
 
-    # Held-out evaluation
+    def _check_batch(self, step: int, groups: list[Group]) -> None:
+        """Says what is wrong with a batch, and refuses one of which nothing can be learned."""
+        everyone = [trajectory for group in groups for trajectory in group.trajectories]
+        self.display.problems(f"step {step + 1}", everyone)
+        if all(trajectory.stop_reason == "error" for trajectory in everyone):
+            raise ValueError(
+                f"every episode of step {step + 1} ended in an error, the first in {everyone[0].error}\n"
+                f"Mend it (`grpo-agents check {self.config.env.id}` helps), then go on with "
+                f"`grpo-agents train --resume {self.folder.path}`"
+            )
+        if known := sum(task_key(self.config.env.id, group.task) in self._evaluated for group in groups):
+            self.display.say(
+                f"step {step + 1}: {known} of {len(groups)} tasks are among those of the evaluation. To evaluate on "
+                "tasks that are held out, set eval.source or eval.env_options"
+            )
+            self._evaluated = set()  # once is enough
 
-    def _warn_of_known_tasks(self) -> None:
-        """Says so where the tasks of the evaluation are those of training."""
+    # Evaluation
+
+    def _make_evaluation(self) -> tuple[Rollout, list[Task]] | None:
+        """What plays the evaluations and their tasks, the same ones every time."""
         settings = self.config.eval
-        if settings.every is None or settings.source.source or settings.env_options:
-            return
-        if self.parts.rollout(evaluating=True)[1].count is not None:
-            self.display.say("the evaluation plays the tasks of training: set eval.source to see what is learned")
+        if settings.every is None:
+            return None
+        rollout, tasks = self.parts.rollout(evaluating=True)
+        return rollout, [pick(tasks, number, self.config.seed) for number in range(settings.tasks)]
 
     def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
         every = self.config.eval.every
         if every is None or (step % every and step != self.config.train.steps):
             return
-        groups = self.evaluate(step)
+        groups = self._evaluate(step)
         figures: Figures = {}
         gate, vector = self.config.advantage.gate, self.parts.vector
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
@@ -153,19 +177,20 @@ class Trainer:
                 for value, trajectory in zip(values, everyone, strict=True)
                 if value is not None
             ]
+            if missing := len(everyone) - len(known):
+                figures[name.replace("eval/", "eval/missing/")] = float(missing)
             if known:
                 interval = mean_interval([value for value, _ in known], [key for _, key in known])
                 figures |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         self._log(step, figures, board)
+        self.display.problems(f"evaluation at step {step}", everyone)
+        self.display.evaluation(step, figures)
 
-    def evaluate(self, step: int) -> list[Group]:
-        """Plays the held-out tasks with the present weights, the same ones with the same seeds every time.
-
-        And stores them.
-        """
+    def _evaluate(self, step: int) -> list[Group]:
+        """Plays and stores the tasks of the evaluation with the present weights, with the same seeds every time."""
+        assert self.evaluation is not None
         settings = self.config.eval
-        rollout, tasks = self.parts.rollout(evaluating=True)
-        chosen = [pick(tasks, number, self.config.seed) for number in range(settings.tasks)]
+        rollout, chosen = self.evaluation
         groups: list[Group] = []
         with self.display.evaluating(settings.tasks * settings.rollouts) as ended:
             for start in range(0, len(chosen), size := max(1, self.config.engine.max_rows // settings.rollouts)):
@@ -181,16 +206,19 @@ class Trainer:
                         trajectory.group += start
                 groups += some
         rollout.close()
-        store.write(self.folder.trajectory_file("eval", step), groups, step=step, phase="eval")
+        self._store("eval", step, groups)
         return groups
 
     # What is kept
+
+    def _store(self, phase: str, step: int, groups: list[Group]) -> None:
+        file = self.folder.trajectory_file(phase, step)
+        store.write(file, groups, step=step, phase=phase, scoring=self.parts.scoring)
 
     def _log(self, step: int, figures: Figures, board: SummaryWriter) -> None:
         self.folder.log({"step": step, **figures})
         for name, value in figures.items():
             board.add_scalar(name, value, step)
-        self.display.show(step, figures)
 
     def _save(self, done: int) -> None:
         def fill(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,9 @@ from tiny import save_start
 from typer.testing import CliRunner
 
 from grpo_agents import cli, store, trainer
+from grpo_agents.rewards import BUILT_IN
+from grpo_agents.rewards.component import Component, RewardVector
+from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Step, ToolRun, Trajectory
 
 CONFIG = """
@@ -141,10 +145,20 @@ def refused(result, code=2):
 
 def test_help_has_an_example_for_each_command(run):
     listed = run("--help").stdout
-    for command in ("train", "rollout", "evaluate", "envs", "check", "play", "new env", "new reward"):
+    for command in ("train", "rollout", "evaluate", "envs", "keys", "check", "play", "new env", "new reward"):
         assert command.split()[0] in listed
         shown = run(*command.split(), "--help").stdout
         assert f"Example: grpo-agents {command}" in shown
+
+
+def test_help_gives_a_value_to_nothing_that_takes_none(run):
+    for command in ("", "train", "rollout", "evaluate", "new", "new env"):
+        shown = run(*command.split(), "--help").stdout
+        assert "<bool>" not in shown
+        assert "list[" not in shown
+    assert re.search(r"--greedy +Take the likeliest", run("rollout", "--help").stdout)
+    assert re.search(r"--rewards +NAMES", run("evaluate", "--help").stdout)
+    assert re.search(r"FILE +Trajectory files", run("evaluate", "--help").stdout)
 
 
 def test_help_needs_no_torch():
@@ -177,12 +191,47 @@ def test_train_refuses_a_folder_that_holds_a_run(run, finished, monkeypatch):
     assert "--overwrite" in message
 
 
+def test_train_refuses_a_config_where_its_own_would_be_written(run, finished, monkeypatch):
+    """Whether a run is there or not: nobody's config is lost."""
+    monkeypatch.chdir(finished[0])
+    (finished[0] / "exp").mkdir()
+    (finished[0] / "exp" / "config.toml").write_text(CONFIG.replace("runs/new", "exp"))
+    for place in ("exp", "runs/a"):
+        before = (finished[0] / place / "config.toml").read_text()
+        for options in ([], ["--overwrite"]):
+            message = refused(run("train", f"{place}/config.toml", *options))
+            assert f"{place}/config.toml lies where the run writes a config.toml of its own" in message
+        assert (finished[0] / place / "config.toml").read_text() == before
+
+
 def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
     monkeypatch.chdir(finished[0])
     before = (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines()
     assert run("train", "--resume", "runs/a").exit_code == 0
     after = (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in after] == [json.loads(line) for line in before]
+
+
+def test_a_run_is_made_longer_in_its_config(run, finished, tmp_path):
+    longer = shutil.copytree(finished[0] / "runs/a", tmp_path / "longer")
+    shutil.copytree(finished[0] / "start", tmp_path / "start")
+    config = longer / "config.toml"
+    config.write_text(config.read_text().replace("steps = 2", "steps = 3"))
+    assert run("train", "--resume", "longer").exit_code == 0
+    rows = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "reward" in row] == [0, 1, 2]
+    assert [row["step"] for row in rows if "eval/reward" in row] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("command", ["train", "play", "check"])
+def test_a_syntax_error_in_a_persons_file_is_said_with_file_and_line(run, tmp_path, command):
+    (tmp_path / "shop.py").write_text("import math\n\nclass Shop(:\n    pass\n")
+    (tmp_path / "shop.toml").write_text('model.path = "x"\nenv.id = "shop.py:Shop"\n')
+    result = run(command, "shop.toml" if command == "train" else "shop.py:Shop")
+    message = result.stdout if command == "check" else refused(result)
+    assert "shop.py, line 3" in message
+    assert "invalid syntax" in message
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -192,6 +241,10 @@ def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
         (["train", "a.toml", "--resume", "runs/a"], "name a config to train, or a run"),
         (["train", "--resume", "runs/a", "--overwrite"], "a run goes on as it began"),
         (["train", "--resume", "runs/a", "--set", "seed=1"], "a run goes on as it began"),
+        (
+            ["train", "--resume", "runs/a", "--set", "train.steps=9"],
+            "raise train.steps in runs/a/config.toml and resume",
+        ),
         (["train", "nowhere.toml"], "no config file nowhere.toml"),
         (["train", "--resume", "nowhere"], "no config file nowhere/config.toml"),
         (["rollout", "nowhere.toml", "--out", "a.parquet"], "no config file nowhere.toml"),
@@ -199,7 +252,8 @@ def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
         (["play", "grpo_agents/Maths-v0"], "Did you mean grpo_agents/Math-v0"),
         (["play", "shop"], "unknown environment 'shop'"),
         (["play", "shop.py"], "Name the class as well: shop.py:Class"),
-        (["new", "env", "corner shop"], "'corner shop' cannot name a Python file"),
+        (["new", "env", "corner shop"], "'corner shop' cannot name a Python module"),
+        (["new", "env", "class"], "'class' cannot name a Python module"),
     ],
 )
 def test_what_a_person_got_wrong_is_one_message(run, arguments, message):
@@ -256,9 +310,9 @@ def test_rollout_stores_and_sums_up(run, finished, monkeypatch):
     assert "played.parquet exists" in refused(run("rollout", "run.toml", "--out", "played.parquet"))
 
 
-def test_greedy_rollouts_are_one_a_task_and_held_out_ones_other_tasks(run, finished, monkeypatch):
+def test_greedy_rollouts_are_one_a_task_and_those_of_the_evaluation_other_tasks(run, finished, monkeypatch):
     monkeypatch.chdir(finished[0])
-    for name, options in {"greedy": ["--greedy"], "held": ["--greedy", "--held-out"]}.items():
+    for name, options in {"greedy": ["--greedy"], "held": ["--greedy", "--eval"]}.items():
         assert run("rollout", "run.toml", "--tasks", 4, "--out", f"{name}.parquet", *options).exit_code == 0
     greedy, held = (store.read(finished[0] / f"{name}.parquet") for name in ("greedy", "held"))
     assert len(greedy) == len(held) == 4
@@ -280,6 +334,65 @@ def test_evaluate_weighs_with_the_maxima_of_the_environment_that_was_played(run,
     assert found["components"]["cost"]["unit"] == "dollars"
     gated = run("evaluate", "some.parquet", "--env", "grpo_agents/Math-v0", "--gate", "outcome", "--json")
     assert json.loads(gated.stdout)["reward"]["interval"]["mean"] == pytest.approx(1 - 7.5)  # no maxima: −cost
+
+
+def test_evaluate_says_what_training_said(run, finished, monkeypatch):
+    """The gate and the maxima are the run's, and its figures come out again."""
+    monkeypatch.chdir(finished[0])
+    rows = map(json.loads, (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines())
+    said = {row["step"]: row for row in rows if "eval/reward" in row}
+    for step in (0, 2):
+        file = f"runs/a/trajectories/eval-{step:06d}.parquet"
+        found = json.loads(run("evaluate", file, "--json").stdout)
+        assert found["reward"]["interval"]["mean"] == pytest.approx(said[step]["eval/reward"])
+        ungated = json.loads(run("evaluate", file, "--gate", "", "--json").stdout)
+        assert ungated["reward"]["interval"]["mean"] > said[step]["eval/reward"]  # a wrong answer that cost nothing
+
+
+WORDS = Scoring(
+    RewardVector(["outcome", Component("words", len, "min", "words"), BUILT_IN["cost"]]),
+    {"words": 4.0, "cost": 20.0},
+    "outcome",
+)
+
+
+def test_evaluate_reads_components_maxima_and_gate_from_the_file_alone(run, tmp_path):
+    episodes = [episode("a", 1.0, 10.0, group=0), episode("b", 0.0, 10.0, group=1)]
+    for trajectory in episodes:
+        trajectory.rewards["words"] = 3.0
+        trajectory.env = "long_gone.py:Shop"
+    store.write(tmp_path / "some.parquet", episodes, scoring=WORDS)
+    found = json.loads(run("evaluate", "some.parquet", "--json").stdout)
+    assert found["reward"]["interval"]["mean"] == pytest.approx((1 + 0.25 + 0.5) / 2)
+    assert (found["components"]["words"]["direction"], found["components"]["words"]["unit"]) == ("min", "words")
+    for options, mean in {
+        ("--env", "grpo_agents/Orchestra-v0"): (1 - 3 + 0.0) / 2,
+        ("--gate", ""): 0.5 + 0.25 + 0.5,
+        ("--rewards", "outcome,words"): (1 + 0.25) / 2,
+    }.items():
+        found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
+        assert found["reward"]["interval"]["mean"] == pytest.approx(mean), options
+    ungated = run("evaluate", "some.parquet", "--rewards", "words", "--json")
+    assert json.loads(ungated.stdout)["reward"]["interval"]["mean"] == pytest.approx(0.25)
+    assert "no gate: the stored one, outcome, is not among these rewards" in ungated.stderr
+
+
+def test_evaluate_knows_a_stored_component_that_no_episode_has(run, tmp_path):
+    missing = {"outcome": "the environment failed"}
+    episodes = [Trajectory(rewards={"outcome": None, "words": None, "cost": 1.0}, missing=missing, error="down")]
+    store.write(tmp_path / "some.parquet", episodes, scoring=WORDS)
+    for options in ([], ["--rewards", "outcome,cost"], ["--gate", "outcome"]):
+        found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
+        assert found["components"]["outcome"]["reasons"] == {"the environment failed": 1}, options
+        assert found["reward"]["missing"] == 1
+
+
+def test_evaluate_says_when_it_pools_several_policies(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    pooled = run("evaluate", "runs/a/trajectories", "--json")
+    assert "of 3 policies, of steps 0, 1 and 2" in pooled.stderr
+    assert json.loads(pooled.stdout)["trajectories"] == 3 + 4 + 4 + 3
+    assert "policies" not in run("evaluate", "runs/a/trajectories/eval-000002.parquet").stderr
 
 
 def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
@@ -307,7 +420,7 @@ def test_evaluate_makes_no_scalar_of_a_component_whose_direction_it_cannot_know(
     assert "--gate words needs a vector" in refused(run("evaluate", "some.parquet", "--gate", "words"))
 
 
-# envs, check, new, play
+# envs, keys, check, new, play
 
 
 def test_envs_lists_tools_prices_and_rewards(run):
@@ -320,6 +433,15 @@ def test_envs_lists_tools_prices_and_rewards(run):
         "outcome",
     ):
         assert text in listed
+
+
+def test_keys_are_listed_whole_or_by_section(run):
+    assert "learner.optimizer.lr: number = 1e-06\n    Learning rate at its highest.\n" in run("keys").stdout
+    shown = run("keys", "model.lora").stdout
+    assert [line.split(":")[0] for line in shown.splitlines() if not line.startswith(" ")] == [
+        "model.lora", "model.lora.rank", "model.lora.alpha", "model.lora.dropout", "model.lora.targets"
+    ]  # fmt: skip
+    assert "Did you mean 'rollout'" in refused(run("keys", "rolout"))
 
 
 @pytest.mark.parametrize("name", ["Math", "ToolMath", "Orchestra"])
@@ -354,6 +476,11 @@ def test_check_says_what_is_broken_and_what_to_do(run, tmp_path, name, problem, 
     place = next(place for place, line in enumerate(lines) if problem in line)
     assert any(line.startswith("✗") for line in lines[:place])
     assert any("→" in line and remedy in line for line in lines[place:])
+
+
+def test_names_are_never_made_into_pictures(run, tmp_path):
+    (tmp_path / "hello.py").write_text(BROKEN + "\nX = Good\n")
+    assert "hello.py:X: all is well" in run("check", "hello.py:X").stdout
 
 
 def test_check_passes_what_is_well(run, tmp_path):

@@ -2,16 +2,20 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
-from tiny import save_start
+from tiny import demo_module, save_start
 from typer.testing import CliRunner
 
+from grpo_agents import store
+from grpo_agents.advantage import utility
 from grpo_agents.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 SHORT = ["--set", "model.path=tiny", "--set", "train.steps=2", "--set", "train.batch=1", "--set", "eval.tasks=3"]
 SHORT += ["--set", "rollout.group_size=2", "--set", "rollout.max_turn_tokens=8"]
 
@@ -55,6 +59,32 @@ def test_the_run_leaves_what_the_readme_says(outputs):
     files = {"config.toml", "metrics.jsonl", "curves.png", "tool_use.png"}
     assert {entry.name for entry in run.iterdir()} == files | {"tensorboard", "trajectories", "checkpoints", "model"}
     assert "grpo-agents evaluate runs/shop/trajectories/eval-000002.parquet" in printed["train"]
+
+
+def test_a_wrong_answer_of_the_shop_earns_nothing_by_being_cheap(outputs):
+    scoring = store.read_scoring(outputs[0] / "runs" / "shop" / "trajectories")
+    rewards, weights = {"brevity": 1.0, "cost": 0.0}, {"outcome": 0.2, "brevity": 0.3, "cost": 0.5}
+    for outcome, worth in {0.0: 0.0, 1.0: 1.0}.items():
+        given = {"outcome": outcome, **rewards}
+        assert utility(given, weights, scoring.vector, scoring.maxima, scoring.gate) == pytest.approx(worth)
+
+
+def test_the_shop_is_tried_on_a_model_from_scratch(tmp_path, monkeypatch):
+    found = re.search(r"^    (python examples/demo/tiny_model.py .*)\n    (grpo-agents train .*)$", TEXT, re.MULTILINE)
+    make, train = found.groups()
+    for _, text in BLOCKS[:-1]:
+        (tmp_path / re.match(r"# (\S+)\n", text).group(1)).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", shlex.split(make)[1:])
+    demo_module("tiny_model").main()
+    fewer = ["--set", "train.batch=1", "--set", "eval.tasks=2", "--set", "rollout.group_size=2"]
+    result = CliRunner().invoke(app, [*shlex.split(train)[1:], *fewer])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "runs" / "shop" / "trajectories" / "eval-000003.parquet").is_file()
+
+
+def test_the_program_is_found_before_it_is_called():
+    assert TEXT.index(". .venv/bin/activate") < TEXT.index("\ngrpo-agents ")
 
 
 def test_the_evaluation_shows_the_vector(outputs):

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_agents import store
+from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.schema import SCHEMA, SCHEMA_VERSION, VERSION_KEY
+from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Group, Sample, Step, ToolRun, Trajectory
 
 
@@ -232,6 +234,26 @@ def test_iterate_reads_no_more_than_it_needs(tmp_path):
     assert [next(stream).index for _ in range(store.ROW_GROUP)] == list(range(store.ROW_GROUP))
     with pytest.raises(ValueError, match="not a readable trajectory file"):
         next(stream)
+
+
+def test_how_they_were_scored_comes_back_as_plain_data(tmp_path):
+    vector = RewardVector(["outcome", Component("words", len, "min", "words")])
+    scorings = {"a": Scoring(vector, {"words": 4.0}, "outcome"), "b": None, "c": Scoring(vector, {"words": 5.0})}
+    for name, scoring in scorings.items():
+        store.write(tmp_path / f"{name}.parquet", [rich()], step=7, scoring=scoring)
+        read = store.read_scoring(tmp_path / f"{name}.parquet")
+        assert (read and read.as_dict()) == (scoring and scoring.as_dict())
+    assert_same(store.read(tmp_path / "a.parquet"), [rich()])
+    a = store.read_scoring([tmp_path / "a.parquet", tmp_path / "b.parquet"])  # b is as of old: it does not say
+    assert a is not None
+    assert [(entry.name, entry.function, entry.direction, entry.unit) for entry in a.vector] == [
+        ("outcome", None, "max", ""),
+        ("words", None, "min", "words"),
+    ]
+    assert (a.maxima, a.gate) == ({"words": 4.0}, "outcome")
+    with pytest.raises(ValueError, match=r"a\.parquet and .*c\.parquet were scored differently"):
+        store.read_scoring(tmp_path)
+    assert store.read_steps(tmp_path) == [7]
 
 
 class TestOtherReaders:

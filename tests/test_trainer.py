@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -18,8 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.build import build
-from grpo_agents.config import load_config, make_config, save_config
+from grpo_agents.config import list_keys, load_config, make_config, save_config
 from grpo_agents.envs.orchestra import OrchestraEnv, held_out
+from grpo_agents.report.run_pictures import draw_run
 from grpo_agents.rewards import named
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.run_folder import RunFolder
@@ -273,7 +275,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tm
     folder = tmp_path / "run"
     handler = signal.getsignal(signal.SIGINT)
     interrupt(2)
-    with pytest.raises(KeyboardInterrupt, match=rf"stopped after step 2; .*train --resume {folder}"):
+    with pytest.raises(KeyboardInterrupt, match=rf"stopped after step 3; .*train --resume {folder}"):
         train(grpo(folder, warm))
     assert signal.getsignal(signal.SIGINT) is handler
     assert (folder / "checkpoints" / "step-000003" / "manifest.json").exists()  # not one of every second step
@@ -338,9 +340,38 @@ def test_a_folder_that_holds_a_run_is_not_written_over(warm, tmp_path):
     ):
         Trainer(config)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    (tmp_path / "run" / "old").touch()
-    train(config, overwrite=True)
-    assert not (tmp_path / "run" / "old").exists()
+
+
+def test_overwriting_removes_what_a_run_writes_and_nothing_else(warm, tmp_path):
+    folder, settings = tmp_path / "run", {"train.steps": 1, "eval.every": 1}
+    train(grpo(folder, warm, **settings))
+    draw_run(folder)
+    written = {file.relative_to(folder) for file in folder.rglob("*")}
+    (folder / "shop.py").write_text("mine")
+    for name in ("tool_use.png", "trajectories/train-000007.parquet"):
+        (folder / name).write_text("of the old run")
+    events = set((folder / "tensorboard").iterdir())
+    again = grpo(folder, warm, **settings, seed=1)
+    train(again, overwrite=True)
+    assert (folder / "shop.py").read_text() == "mine"
+    assert not events & set((folder / "tensorboard").iterdir())
+    kept = {file.relative_to(folder) for file in folder.rglob("*") if file.parent.name != "tensorboard"}
+    assert {str(file) for file in kept - written} == {"shop.py"}
+    assert not (folder / "tool_use.png").exists()
+    assert load_config(folder / "config.toml") == again
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_config_that_is_no_runs_is_never_taken_for_one(warm, tmp_path, overwrite):
+    """Nor is what lies beside it, though a run would call it so."""
+    (tmp_path / "config.toml").write_text("mine")
+    (tmp_path / "model").mkdir()
+    with pytest.raises(FileExistsError, match=r"config\.toml is no run's.*another name.*--set run"):
+        Trainer(grpo(tmp_path, warm), overwrite=overwrite)
+    assert (tmp_path / "config.toml").read_text() == "mine"
+    (tmp_path / "config.toml").unlink()
+    RunFolder(tmp_path).create(grpo(tmp_path, warm), overwrite=overwrite)
+    assert (tmp_path / "model").exists()
 
 
 def test_a_line_of_figures_that_a_kill_cut_off_is_left_out(tmp_path):
@@ -385,6 +416,64 @@ def test_gradients_without_end_stop_the_run(warm, tmp_path, monkeypatch):
     assert all((before[name] == value).all() for name, value in runner.parts.model.named_parameters())
 
 
+SHOP = """
+from grpo_agents import AgentEnv
+
+class Shop(AgentEnv):
+    tasks = [{"id": "a"}, {"id": "b"}, {"id": "c"}]
+
+    def start(self, task):
+        return QUESTION
+
+    def finish(self, task, message):
+        return {"outcome": 1.0}
+"""
+
+
+def shop(tmp_path, warm, question):
+    """A config whose environment asks that, and is a user's own file."""
+    (tmp_path / "shop.py").write_text(SHOP.replace("QUESTION", question))
+    own = {"env.id": f"{tmp_path / 'shop.py'}:Shop", "env.options": "{}", "rewards.vector": "['outcome']"}
+    few = {"train.steps": 2, "eval.tasks": 2, "eval.env_options": "{}"}
+    return grpo(tmp_path / "run", warm, **own, **few)
+
+
+def test_an_environment_that_always_fails_stops_the_run_and_a_mended_one_goes_on(warm, tmp_path, capsys):
+    config = shop(tmp_path, warm, "tsk['id']")
+    with pytest.raises(ValueError, match=r"(?s)every episode of step 1 ended in an error, the first in .*NameError: .*"
+                       r"'tsk'.*grpo-agents check .*shop\.py:Shop.*train --resume"):  # fmt: skip
+        train(config)
+    said = capsys.readouterr().err
+    assert "step 0: no evaluation reward; 2 episodes have none" in said
+    assert said.count("NameError") == 1  # of the evaluation: it is not said again of the step
+    assert "(2 of 2 episodes)" in said
+    assert rows_of(tmp_path / "run") == [{"step": 0, "eval/missing/outcome": 2.0, "eval/missing/reward": 2.0}]
+    stored = store.read(tmp_path / "run" / "trajectories" / "train-000000.parquet")
+    assert {trajectory.stop_reason for trajectory in stored} == {"error"}
+    shop(tmp_path, warm, "task['id']")
+    resume(tmp_path / "run")
+    assert steps_of(rows_of(tmp_path / "run"), False) == [0, 1]
+
+
+def test_an_environment_that_fails_now_and_then_is_said_and_trained_on(warm, tmp_path, capsys):
+    config = shop(tmp_path, warm, "task['id'] if task['id'] != 'b' else 1 / 0")
+    train(config)
+    said = capsys.readouterr().err
+    assert said.count("ZeroDivisionError") == 1
+    missing = [row["missing/outcome"] for row in rows_of(tmp_path / "run") if "loss" in row or "left_out" in row]
+    assert missing == [3.0, 3.0]
+    assert "missing outcome 3" in said
+
+
+def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_path, capsys):
+    train(shop(tmp_path, warm, "'12+3'"))
+    said = capsys.readouterr().err
+    assert said.count("2 of 3 tasks are among those of the evaluation. To evaluate on tasks that are held out") == 1
+    assert "held-out" not in said
+    train(grpo(tmp_path / "split", warm, **{"train.steps": 1}))
+    assert "among those of the evaluation" not in capsys.readouterr().err
+
+
 # Configs
 
 
@@ -416,7 +505,10 @@ def wrong(**changes):
         ({"rollout__temperature": 0}, r"rollout\.temperature is 0"),
         ({"method": {"name": "sft"}}, r"method 'sft' learns from demonstrations: set demonstrations\.source"),
         ({"method": {"name": "grop"}}, r"unknown method 'grop'\. Did you mean 'grpo'"),
-        ({"method": {"clip_hihg": 1}}, r"method\.clip_hihg: .*Did you mean 'clip_high'"),
+        ({"method": {"clip_hihg": 1}}, r"unknown key method\.clip_hihg\. Did you mean 'clip_high'\?"),
+        ({"method": {"clip_low": 2, "kl": "k1"}}, r"(?s)  method\.clip_low: .*\n  method\.kl: .*'k1'"),
+        ({"rewards": {"vector": "outcome"}}, r'rewards\.vector is "outcome", and a list is wanted: .*\["outcome"\]'),
+        ({"demonstrations": {}}, r"demonstrations\.source is missing: As tasks\.source"),
         ({"method": {"aggregation": "constant"}}, r"max_length go together"),
         ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and .*simplex exclude"),
         ({"model": "x"}, r"model: .*'x'"),
@@ -433,7 +525,7 @@ def test_every_problem_has_a_line():
         make_config({"env": {"id": 3}, "trane": {}})
     text = str(caught.value)
     assert len(text.splitlines()) == 4
-    assert "model is missing: Which model." in text
+    assert "model.path is missing: Hub id or folder" in text
     assert "env.id" in text
     assert "Did you mean 'train'?" in text
 
@@ -477,22 +569,56 @@ def test_a_saved_config_is_the_same_config(tmp_path, warm):
     assert load_config(tmp_path / "config.toml") == config
 
 
+def test_a_saved_config_shows_every_key_and_names_those_that_are_not_set(tmp_path):
+    save_config(make_config(wrong(method={"clip_high": 0.28})), tmp_path / "config.toml")
+    text = (tmp_path / "config.toml").read_text()
+    saved = tomllib.loads(text)
+    assert saved["method"].items() >= {"name": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": "k3"}.items()
+    unset = text.splitlines()[0].partition("Not set: ")[2].split(", ")
+    assert {"model.threads", "method.max_length", "advantage.gate", "demonstrations"} <= set(unset)
+    for key in list_keys():
+        *sections, last = key.name.split(".")
+        table = functools.reduce(lambda table, section: table.get(section, {}), sections, saved)
+        assert last in table or any(f"{key.name}.".startswith(f"{name}.") for name in unset), key.name
+
+
+def test_every_key_says_what_it_takes_and_means():
+    keys = {key.name: key for key in list_keys()}
+    assert all(key.description for key in keys.values())
+    assert (keys["model.path"].type, keys["model.path"].default) == ("text", "required")
+    assert (keys["model.threads"].type, keys["model.threads"].default) == ("whole number", "not set")
+    assert (keys["rollout.truncated"].type) == '"keep" or "mask" or "worst"'
+    assert keys["model.lora"].type == "section"
+    assert keys["model.lora.rank"].default == "16"
+    assert keys["method.clip_high"].description.startswith("grpo: ")
+    assert {key.name for key in list_keys("learner.optimizer")} == {
+        name for name in keys if name.startswith("learner.optimizer.")
+    }
+    with pytest.raises(ValueError, match=r"unknown key learnr\. Did you mean 'learner'\?"):
+        list_keys("learnr")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"env.id": "grpo_agents/Orchestr-v0"}, "'grpo_agents/Orchestr-v0'. Did you mean grpo_agents/Orch"),
         ({"rewards.vector": '["outcome", "costs"]'}, "unknown reward 'costs'. Did you mean 'cost'"),
-        ({"model.path": "/no/where"}, "model.path '/no/where' could not be loaded"),
+        ({"model.path": "/no/where"}, "model.path: there is no folder /no/where"),
+        ({"env.options": "{splt = 1}"}, "no option 'splt' (env.options, eval.env_options). Did you mean 'split'"),
+        ({"eval.env_options": "{hard = 1}"}, "no option 'hard' (env.options, eval.env_options). There are: tasks"),
         ({"chat.template": "/no/where.jinja"}, "chat.template: there is no file /no/where.jinja"),
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
+        ({"tasks.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
+        ({"eval.source.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
+        ({"method": "{name = 'sft'}", "demonstrations.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         Trainer(grpo(tmp_path / "run", warm, **settings))
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()  # so that the mended config starts as a new one
 
 
 # Where batches come from

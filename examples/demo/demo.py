@@ -50,7 +50,7 @@ def run(folder: Path, seed: int, overrides: tuple[str, ...] = ()) -> dict[str, o
         overrides: Further ``key=value`` for both configs.
     """
     began = time.perf_counter()
-    say = Console(stderr=True).print
+    say = Console(stderr=True, emoji=False).print
     say(f"[bold]1 of 3[/] making a tokenizer and a model from scratch in {folder / 'start'}")
     tiny_model.make(folder / "start", seed)
     say("[bold]2 of 3[/] warm start: imitating dialogues that choose a tool at random")
@@ -87,7 +87,7 @@ def show(found: dict[str, object], folder: Path) -> None:
                 for part in (before, after)
             ),
         )
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     above = found["above_blind"]
     assert isinstance(above, dict)
@@ -105,10 +105,12 @@ def show(found: dict[str, object], folder: Path) -> None:
     for user, calls in tool_use.items():
         uses.add_row(user, *(f"{calls[name]:.2f}" for name in names))
     console.print(uses)
+    last = max((folder / "grpo" / "trajectories").glob("eval-*.parquet"))
+    program = os.path.relpath(Path(sys.executable).with_name("grpo-agents"))  # that of this environment, active or not
     console.print(
         f"{found['seconds']:.0f} s. Look at {folder / 'grpo' / 'curves.png'}, {folder / 'grpo' / 'tool_use.png'} and "
-        f"{folder / 'summary.json'};\nthe trajectories are in {folder / 'grpo' / 'trajectories'}: "
-        f"grpo-agents evaluate {folder / 'grpo' / 'trajectories'}"
+        f"{folder / 'summary.json'}.\nThe last evaluation in full: {program} evaluate {last}",
+        soft_wrap=True,
     )
 
 

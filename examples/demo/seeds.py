@@ -32,7 +32,8 @@ def main() -> None:
         demo.run(folder, seed)
         RESULTS.mkdir(exist_ok=True)
         shutil.copy(folder / "summary.json", RESULTS / f"seed-{seed}.json")
-    Console(width=150).print(table([json.loads(file.read_text()) for file in sorted(RESULTS.glob("seed-*.json"))]))
+    found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("seed-*.json"))]
+    Console(width=150, emoji=False).print(table(found))
 
 
 def table(runs: list[dict[str, Any]]) -> Table:

@@ -1,12 +1,19 @@
-"""A tokenizer and a Qwen3-shaped model of half a million parameters, made from scratch."""
+"""A tokenizer and a Qwen3-shaped model of half a million parameters, made from scratch.
+
+    python examples/demo/tiny_model.py FOLDER
+
+Any config trains it with ``--set model.path=FOLDER``: enough to see an environment of one's own at work.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from grpo_agents.envs.orchestra import WORDS, OrchestraEnv
 
@@ -78,3 +85,17 @@ def make(folder: Path, seed: int) -> None:
     tokenizer = make_tokenizer()
     make_model(tokenizer, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Makes it where the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where it is written")
+    folder = parser.parse_args().folder
+    logging.disable_progress_bar()
+    make(folder, seed=0)
+    print(f"wrote {folder}. Next: grpo-agents train CONFIG --set model.path={folder}")
+
+
+if __name__ == "__main__":
+    main()

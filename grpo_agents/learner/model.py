@@ -6,6 +6,7 @@ Loading it by hub id or path, as full weights or with LoRA, and saving what tran
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,13 @@ def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    path = os.path.expanduser(config.path)
+    if (path.startswith((".", os.sep)) or path.count("/") > 1) and not os.path.isdir(path):  # a hub id has one slash
+        raise ValueError(f"model.path: there is no folder {config.path}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
-            config.path, dtype=torch.float32, trust_remote_code=config.trust_remote_code
+            path, dtype=torch.float32, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"model.path {config.path!r} could not be loaded: {error}") from error

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from grpo_agents.section import Section
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LoraSettings(_Settings):
+class LoraSettings(Section):
     """LoRA through peft: the base model stays as it is, and is the reference policy."""
 
     rank: int = Field(default=16, ge=1, description="Rank of the adapters.")
@@ -20,7 +18,7 @@ class LoraSettings(_Settings):
     targets: str | list[str] = Field(default="all-linear", description="Which modules get one.")
 
 
-class ModelConfig(_Settings):
+class ModelConfig(Section):
     """Which model, and where and how it computes."""
 
     path: str = Field(description="Hub id or folder of the model and its tokenizer.")
@@ -36,7 +34,7 @@ class ModelConfig(_Settings):
     )
 
 
-class OptimizerConfig(_Settings):
+class OptimizerConfig(Section):
     """How weights are moved."""
 
     name: Literal["adamw", "muon"] = Field(
@@ -53,7 +51,7 @@ class OptimizerConfig(_Settings):
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the whole gradient.")
 
 
-class LearnerConfig(_Settings):
+class LearnerConfig(Section):
     """How a batch becomes an update."""
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="How weights are moved.")

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grpo_agents.methods.method import Method, Tokens, coefficients
+from grpo_agents.section import problems
 from grpo_agents.tasks import load_object
 
 __all__ = ["Method", "Tokens", "available", "coefficients", "make_method"]
@@ -52,10 +53,4 @@ def make_method(settings: Mapping[str, Any]) -> Method:
     try:
         return chosen(**settings)
     except ValidationError as error:
-        problems = []
-        for entry in error.errors():
-            key = ".".join(str(part) for part in entry["loc"])
-            near = difflib.get_close_matches(key, chosen.model_fields, n=1)
-            hint = f" Did you mean {near[0]!r}?" if entry["type"] == "extra_forbidden" and near else ""
-            problems.append(f"method.{key}: {entry['msg']} (method {name!r}).{hint}")
-        raise ValueError("\n".join(problems)) from None
+        raise ValueError("\n".join(problems(error, chosen, "method"))) from None

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from grpo_agents.section import Section
 
 if TYPE_CHECKING:
     import torch
@@ -44,15 +44,13 @@ class Tokens:
     progress: float = 0.0
 
 
-class Method(BaseModel):
+class Method(Section):
     """A method and its settings. Subclasses add fields, set the class attributes, and write :meth:`loss`.
 
     Attributes:
         name: What a config calls it.
         source: What it learns from: ``policy`` (groups sampled from the current policy) or ``demonstrations``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ClassVar[str]
     source: ClassVar[Literal["policy", "demonstrations"]] = "policy"

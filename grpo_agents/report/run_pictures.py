@@ -23,12 +23,12 @@ def draw_run(path: str | Path) -> list[Path]:
         ValueError: The run has no figures yet.
     """
     folder = RunFolder(path)
-    pictures = [folder.path / "curves.png"]
-    curves(folder.read_metrics(), pictures[0])
+    pictures = [folder.curves]
+    curves(folder.read_metrics(), folder.curves)
     evaluations = sorted(folder.trajectories.glob("eval-*.parquet"))
     if evaluations:
         calls = evaluate(store.iterate(evaluations[-1])).tool_calls_by_preference
         if any(calls.values()):
-            pictures.append(folder.path / "tool_use.png")
-            tool_use(calls, pictures[1])
+            pictures.append(folder.tool_use)
+            tool_use(calls, folder.tool_use)
     return pictures

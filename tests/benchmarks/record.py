@@ -24,7 +24,7 @@ def record(name: str, title: str, rows: Sequence[dict[str, Any]], packages: Sequ
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(value if isinstance(value, str) else f"{value:,.4g}" for value in row.values()))
-    Console().print(table)
+    Console(emoji=False).print(table)
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     versions = {package: metadata.version(package) for package in ("grpo-agents", "numpy", *packages)}

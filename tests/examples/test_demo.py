@@ -1,13 +1,17 @@
 """The demo on a smaller scale: its files, and that its summary follows from the stored trajectories alone."""
 
 import json
+import os
+import shlex
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
-from tiny import DEMO
+from tiny import DEMO, demo_module
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,32 @@ def test_demonstrations_are_of_training_questions():
         dialogue = demonstrations.demonstrate(np.random.default_rng(seed))
         question = dialogue["messages"][0]["content"].split("\n")[0]
         assert not held_out(question)
+
+
+def test_its_closing_hint_can_be_copied_and_names_one_policy(finished, capsys, monkeypatch):
+    import demo
+
+    folder, found = finished
+    monkeypatch.chdir(folder)
+    demo.show(found, folder)
+    program, command, file = shlex.split(capsys.readouterr().out.rpartition("in full: ")[2])
+    assert os.access(program, os.X_OK)
+    assert command == "evaluate"
+    assert Path(file) == folder / "grpo" / "trajectories" / "eval-000004.parquet"
+
+
+def test_the_warm_start_needs_what_its_config_says(tmp_path, monkeypatch, capsys):
+    text = (DEMO / "sft.toml").read_text()
+    said = next(line for line in text.splitlines() if line.startswith("# Needs"))
+    program, *arguments = shlex.split(said.partition(": ")[2].removeprefix("python "))
+    assert program == "examples/demo/tiny_model.py"
+    assert arguments == [tomllib.loads(text)["model"]["path"]]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    demo_module("tiny_model").main()
+    assert (tmp_path / arguments[0] / "model.safetensors").is_file()
+    assert (tmp_path / arguments[0] / "tokenizer.json").is_file()
+    assert f"--set model.path={arguments[0]}" in capsys.readouterr().out
 
 
 def test_it_leaves_pictures_and_models(finished):

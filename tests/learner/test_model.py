@@ -1,5 +1,7 @@
 import copy
+import re
 
+import huggingface_hub
 import pytest
 import torch
 from tiny import copy_weights, make_model, make_tokenizer, save_start
@@ -19,6 +21,26 @@ def start(tmp_path_factory):
 def load(start, lora=None, **settings):
     torch.manual_seed(0)
     return load_policy(ModelConfig(path=str(start), device="cpu", lora=lora, **settings))
+
+
+@pytest.mark.parametrize("path", ["./start", "../start", "/no/where", "~/no/where", "runs/demo/start"])
+def test_a_path_that_is_no_folder_is_said_to_be_none(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"^model\.path: there is no folder {re.escape(path)}$"):
+        load_policy(ModelConfig(path=path))
+
+
+def test_a_hub_id_is_not_taken_for_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"model\.path 'owner/name' could not be loaded"):
+        load_policy(ModelConfig(path="owner/name"))
+
+
+def test_a_path_may_begin_at_home(start, monkeypatch):
+    monkeypatch.setenv("HOME", str(start.parent))
+    model, _ = load_policy(ModelConfig(path=f"~/{start.name}", device="cpu"))
+    assert model.config.hidden_size == 32
 
 
 def disturb(model):
@@ -88,6 +110,7 @@ def test_an_adapter_of_another_rank_and_a_full_model_are_refused(start, tmp_path
 
 
 def test_no_model_there(tmp_path):
+    (tmp_path / "nothing-here").mkdir()
     with pytest.raises(ValueError, match=r"model\.path .*nothing-here.* could not be loaded"):
         load(tmp_path / "nothing-here")
 

@@ -30,7 +30,7 @@ def test_an_unknown_method_names_the_nearest():
 
 
 def test_an_unknown_setting_names_the_nearest():
-    with pytest.raises(ValueError, match=r"method\.clip_hi: .*\(method 'grpo'\)\. Did you mean 'clip_high'"):
+    with pytest.raises(ValueError, match=r"unknown key method\.clip_hi\. Did you mean 'clip_high'"):
         make_method({"name": "grpo", "clip_hi": 0.28})
 
 
@@ -69,7 +69,7 @@ def test_a_users_own_method_needs_no_edit_elsewhere(toy):
 
 
 def test_a_users_own_method_has_its_settings_checked(toy):
-    with pytest.raises(ValueError, match=r"method\.scal: .*Did you mean 'scale'"):
+    with pytest.raises(ValueError, match=r"unknown key method\.scal\. Did you mean 'scale'"):
         make_method({"name": toy, "scal": 2.0})
 
 
