@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -58,7 +58,7 @@ class _Commands(_Group):
             _fail(str(stop) or "stopped", INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             raise
-        except (ValueError, TypeError, OSError, FloatingPointError, SyntaxError) as error:
+        except (ValueError, TypeError, OSError, FloatingPointError) as error:
             if ctx.params.get("debug"):
                 raise
             _fail(_message(error))
@@ -74,8 +74,6 @@ _TRAINING = {"torch", "transformers", "safetensors", "peft", "datasets", "tensor
 def _message(error: Exception) -> str:
     """What to say of an error; where this package did not raise it itself, also how to see where it came from."""
     text = str(error)
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}: {error.msg}"
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -342,6 +340,53 @@ def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, fl
     if env is None and len(played) == 1 and (name := played.pop()).startswith("grpo_agents/"):
         env = name
     return dict(make_env(env).maxima) if env else {}
+
+
+@app.command(cls=_Command, context_settings={"ignore_unknown_options": True})  # -5 is an answer
+def verify(
+    gold: Annotated[str, typer.Argument(metavar="GOLD", help="The right answer, in LaTeX or plain.")],
+    answer: Annotated[str, typer.Argument(metavar="ANSWER", help="The answer to judge.")],
+    response: Annotated[
+        bool, typer.Option("--response", help=r"ANSWER is a whole response: what is in its last \\boxed{} is judged.")
+    ] = False,
+    marker: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="In a response, what an answer may also follow, such as ####.")
+    ] = None,
+    digits: Annotated[int, typer.Option(min=1, help="Digits from which a rounded decimal stands for a number.")] = 6,
+    percent: Annotated[
+        Literal["either", "value", "number"], typer.Option(help="Whether 50 % is 1/2, 50, or either.")
+    ] = "either",
+    degrees: Annotated[Literal["unit", "radians"], typer.Option(help="Whether 90° is 90 or half of pi.")] = "unit",
+    boxes: Annotated[
+        Literal["last", "refuse", "adjacent"],
+        typer.Option(help="Of several boxes the last counts, or none, or those side by side as a list."),
+    ] = "last",
+    prose: Annotated[bool, typer.Option("--prose", help="Look for answers inside their sentences.")] = False,
+) -> None:
+    r"""Show whether two answers of mathematics are the same, and why. Exit code 0 if they are, 1 if not.
+
+    Example: grpo-agents verify '\frac12' '0.5'
+    """
+    from rich.table import Table
+
+    from grpo_agents.rewards.math_answer import Conventions, extract
+    from grpo_agents.rewards.math_answer import verify as compare
+
+    conventions = Conventions(digits=digits, percent=percent, degrees=degrees, boxes=boxes, prose=prose)
+    found: str | None = answer
+    if response and (found := extract(answer, marker)) is None:
+        typer.echo("no answer: the response has no \\boxed{}" + (f" and no {marker}" if marker else ""))
+        raise typer.Exit(1)
+    verdict = compare(gold, found, conventions)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in (
+        ("verdict", verdict.status), ("by", verdict.rule), ("gold", verdict.gold), ("answer", verdict.answer)
+    ):  # fmt: skip
+        table.add_row(name, value or "—")
+    _console().print(table)
+    typer.echo(verdict.sentence)
+    if not verdict:
+        raise typer.Exit(1)
 
 
 @app.command(cls=_Command)

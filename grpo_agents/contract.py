@@ -279,8 +279,6 @@ def _is_json(value: Any) -> bool:
 
 def _place(error: Exception) -> str:
     """The last line of a user's own code that an error went through; empty where there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"see {error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(place) for place in _NOT_THEIRS)]
     return f"see {own[-1].filename}, line {own[-1].lineno}" if own else ""

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,8 @@ def load_object(name: str) -> Any:
     """Loads ``module:attribute`` or ``path/to/file.py:attribute``.
 
     Raises:
-        ValueError: No colon, no such module or file, or no such attribute in it; says which.
+        ValueError: No colon, no such module or file, no such attribute in it, or a file that does not run; says which
+            and, of a file, the line.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon:
@@ -239,7 +241,17 @@ def _load_file(path: Path) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
-        raise
+        if not isinstance(error, Exception):
+            raise
+        raise ValueError(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}") from error
     return module
+
+
+def _line(error: Exception, path: Path) -> int | None:
+    """The last line of a file that an error went through."""
+    if isinstance(error, SyntaxError):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)

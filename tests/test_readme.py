@@ -1,5 +1,6 @@
 """The README's own example, run as it stands: only the model is a tiny one and the run is short."""
 
+import doctest
 import re
 import shlex
 import sys
@@ -28,6 +29,11 @@ def test_the_two_commands_come_first():
 def test_an_environment_a_vector_training_and_evaluation_take_fewer_than_40_lines():
     assert [language for language, _ in BLOCKS] == ["python", "python", "toml", "sh"]
     assert sum(len([line for line in text.splitlines() if line.strip()]) for _, text in BLOCKS) < 40
+
+
+def test_what_it_shows_at_the_prompt_is_so():
+    failed, tried = doctest.testfile(str(README), module_relative=False)
+    assert (failed, tried > 5) == (0, True)
 
 
 @pytest.fixture(scope="module")
