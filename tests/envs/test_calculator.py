@@ -30,6 +30,11 @@ from grpo_agents.envs.calculator import calculator
         ("0.1 + 0.2", "0.3"),
         (".5 + 5.", "5.5"),
         ("1/3 + 1/3 + 1/3", "1"),
+        ("1,234 + 1", "1235"),
+        ("4² - 3", "13"),
+        ("5! / gcd(12, 18)", "20"),
+        ("17 mod 5", "2"),
+        (r"\frac{1}{3} + \sqrt{16}", "13/3"),
         ("12345678901234567890 * 98765432109876543210", "1219326311370217952237463801111263526900"),
     ],
 )
@@ -48,28 +53,27 @@ def test_agrees_with_exact_arithmetic(a, b, c, d):
 @pytest.mark.parametrize(
     ("expression", "said"),
     [
-        ("", "ends where a number is missing"),
-        ("4 +", "ends where a number is missing"),
-        ("(1 + 2", "closing parenthesis is missing"),
-        ("1)", r"unexpected '\)'"),
-        ("4 7", "unexpected '7'"),
-        ("1,234", "unexpected ','"),
-        ("1.5.2", r"unexpected '\.2'"),
-        (".", r"unexpected '\.'"),
-        ("two", "unexpected 't'"),
-        ("4²", "unexpected '²'"),
-        ("٣", "unexpected"),
-        ("__import__('os')", "unexpected '_'"),
+        ("", "is empty"),
+        ("4 +", "ends where a number or a name is expected"),
+        ("(1 + 2", "ends where a bracket should close"),
+        ("1)", r"holds '\)' where the answer should end"),
+        ("4 7", "two numbers side by side"),
+        ("1.5.2", "two numbers side by side"),
+        (".", "is empty"),
+        ("two", "no rational number"),
+        ("x + 1", "no rational number"),
+        ("sqrt(2)", "no rational number"),
+        ("1 = 1", "no rational number"),
+        ("__import__('os')", "holds '_'"),
         ("1/0", "division by zero"),
         ("1/(2-2)", "division by zero"),
         ("0^-1", "division by zero"),
-        ("9^(1/2)", "exponent 1/2 is no whole number"),
-        ("9**9**9**9", "power is too large"),
-        ("2^4097", "power is too large"),
-        ("(2^2000)^3", "power is too large"),
-        ("1/2^4090*(3^2000)*(5^1700)", "too large"),
-        ("(" * 60 + "1" + ")" * 60, "nested more than 50 deep"),
-        ("-" * 60 + "1", "nested more than 50 deep"),
+        ("9**9**9**9", "too large"),
+        ("2^9000", "too large"),
+        ("(2^2000)^5", "too large"),
+        ("1/2^8090*(3^5000)*(5^1700)", "too large"),
+        ("1000!", "too large"),
+        ("(" * 60 + "1" + ")" * 60, "nested more than 25 deep"),
         ("1" * 501, "501 characters; 500 are allowed"),
         ("1" * 1_000_000, "500 are allowed"),
     ],
@@ -83,6 +87,6 @@ def test_errors_are_clear_and_do_not_hang(expression, said):
 
 def test_the_longest_products_do_not_hang():
     started = time.process_time()
-    with pytest.raises(ValueError, match="result is too large"):
+    with pytest.raises(ValueError, match="too large"):
         calculator("*".join(["8^1000"] * 70))
     assert time.process_time() - started < 2

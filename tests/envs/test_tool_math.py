@@ -20,7 +20,7 @@ def test_an_episode_of_three_turns():
     observation, reward, terminated, *_ = env.step(calls("47 * 83", "1/0"))
     assert [message["content"] for message in observation] == [
         "3901",
-        "Error: tool 'calculator' failed: ValueError: division by zero",
+        "Error: tool 'calculator' failed: ValueError: the expression has a division by zero",
     ]
     assert (reward, terminated) == (0.0, False)
     assert env.step(calls("3901 - 12"))[0][0]["content"] == "3889"
