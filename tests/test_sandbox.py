@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from processes import eventually, gone
 
 from grpo_agents.env import AgentEnv, tool_call
 from grpo_agents.sandbox import Limits, Result, Sandbox
@@ -88,21 +89,6 @@ def need(layers, *names):
     lacking = [name for name in names if not layers[name]]
     if lacking:
         pytest.skip(f"the kernel has nothing to contain {lacking}")
-
-
-def eventually(true, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not (found := true()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return found
-
-
-def gone(pid):
-    """Whether a process has ended; one that waits for its new parent to reap it has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def descendants(pid):

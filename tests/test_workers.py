@@ -9,10 +9,10 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import eventually, gone
 
 from grpo_agents.workers import WorkerDied, WorkerError, WorkerPool, WorkerTimeout
 
@@ -68,25 +68,6 @@ def pool():
     pool = WorkerPool("worker_target:run", workers=2)
     yield pool
     pool.close()
-
-
-def eventually(true, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not (found := true()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return found
-
-
-def gone(pid):
-    """Whether a process has ended; one that waits to be reaped has."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
 
 
 def file_descriptors():

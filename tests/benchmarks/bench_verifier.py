@@ -163,6 +163,7 @@ def _row(name: str, verifier: str, seconds: list[float], wrong: int, false_posit
         "count": len(seconds),
         "right %": 100 * (1 - wrong / len(seconds)),
         "wrongly equal": false_positives,
+        "mean µs": statistics.fmean(seconds) * 1e6,
         "median µs": statistics.median(seconds) * 1e6,
         "99 % ms": float(np.quantile(seconds, 0.99)) * 1e3,
         "longest s": max(seconds),
