@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Status = Literal["equal", "different", "unparsed", "undecided"]
+Percent = Literal["either", "value", "number"]
+Degrees = Literal["unit", "radians"]
+Boxes = Literal["last", "refuse", "adjacent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +27,17 @@ class Conventions:
     """
 
     digits: int = 6
-    percent: Literal["either", "value", "number"] = "either"
-    degrees: Literal["unit", "radians"] = "unit"
-    boxes: Literal["last", "refuse", "adjacent"] = "last"
+    percent: Percent = "either"
+    degrees: Degrees = "unit"
+    boxes: Boxes = "last"
     prose: bool = False
 
     def __post_init__(self) -> None:
         if self.digits < 1:
             raise ValueError(f"digits must be at least 1, not {self.digits}")
+        for name, choices in (("percent", Percent), ("degrees", Degrees), ("boxes", Boxes)):
+            if (given := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {given!r}")
 
 
 COMMON = Conventions()

@@ -260,6 +260,10 @@ def test_how_many_digits_are_enough_is_an_option():
     assert not verify("1/3", "0.333333", Conventions(digits=7))
     with pytest.raises(ValueError, match="digits must be at least 1, not 0"):
         Conventions(digits=0)
+    with pytest.raises(ValueError, match="percent must be one of either, value, number, not 'share'"):
+        Conventions(percent="share")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="boxes must be one of last, refuse, adjacent"):
+        Conventions(boxes="first")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
