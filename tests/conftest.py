@@ -3,6 +3,7 @@ import torch
 from tiny import DEMO, make_model, make_tokenizer, save_start
 
 from grpo_agents.config import load_config
+from runs import grpo
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -41,3 +42,19 @@ def warm(tmp_path_factory):
         "eval.tasks": 8,
     }
     return train(load_config(DEMO / "sft.toml", [f"{key}={value}" for key, value in settings.items()]))
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """A model from scratch."""
+    folder = tmp_path_factory.mktemp("start")
+    save_start(folder, scale=0.1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unbroken(warm, tmp_path_factory):
+    """The run folder of a short run that nothing disturbed."""
+    from grpo_agents.trainer import train
+
+    return train(grpo(tmp_path_factory.mktemp("unbroken") / "run", warm))

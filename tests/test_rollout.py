@@ -1,11 +1,10 @@
-import dataclasses
 import re
 import threading
 import time
 
 import numpy as np
 import pytest
-from tiny import full_logprobs, make_tokenizer
+from tiny import full_logprobs, make_tokenizer, plain
 from transformers import AutoModelForCausalLM
 
 from grpo_agents.chat import Chat
@@ -97,17 +96,6 @@ def make_rollout(chat, turns, *, env=Talk, vector=None, context=1 << 20, prefere
 def one(rollout, do="talk"):
     ((trajectory,),) = (group.trajectories for group in rollout.sample([{"do": do}], seed=0))
     return trajectory
-
-
-def plain(value):
-    """Everything of a trajectory but measured time, as plain Python."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "seconds"}
-    if isinstance(value, np.ndarray):
-        return value.dtype.name, value.tolist()
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 # A whole episode

@@ -1,5 +1,6 @@
 """Tiny real parts that tests share: the demo's tokenizer, models of two layers, trajectories made by hand."""
 
+import dataclasses
 import functools
 import importlib.util
 import sys
@@ -107,3 +108,14 @@ def full_logprobs(model, ids, temperature=1.0):
     with torch.no_grad():
         logits = model(input_ids=tokens, use_cache=False).logits[0].double() / temperature
     return torch.log_softmax(logits[:-1], -1).gather(-1, tokens[0, 1:, None])[:, 0].numpy()
+
+
+def plain(value):
+    """Everything of a trajectory but measured time, as plain Python."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "seconds"}
+    if isinstance(value, np.ndarray):
+        return value.dtype.name, value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value

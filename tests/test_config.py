@@ -1,0 +1,128 @@
+import functools
+import tomllib
+
+import pytest
+
+from grpo_agents.config import list_keys, load_config, make_config, save_config
+from runs import grpo
+
+
+def wrong(**changes):
+    settings = {"model": {"path": "x"}, "env": {"id": "grpo_agents/Orchestra-v0"}}
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        data = settings
+        for section in sections:
+            data = data.setdefault(section, {})
+        data[last] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learner__optimiser": {}}, r"unknown key learner\.optimiser\. Did you mean 'optimizer'\?"),
+        ({"rollout__group_sise": 4}, r"unknown key rollout\.group_sise\. Did you mean 'group_size'\?"),
+        ({"learner__optimizer__zzz": 4}, r"unknown key learner\.optimizer\.zzz\. There are: name, lr, "),
+        ({"modle": {}}, r"unknown key modle\. Did you mean 'model'\?"),
+        ({"model__lora": {"ranc": 2}}, r"unknown key model\.lora\.ranc\. Did you mean 'rank'\?"),
+        ({"train__steps": "many"}, r"train\.steps: .*integer.*'many'"),
+        ({"train__steps": 0}, r"train\.steps: .*greater than or equal to 1.*0"),
+        ({"rollout__truncated": "drop"}, r"rollout\.truncated: .*'keep', 'mask' or 'worst'.*'drop'"),
+        ({"rollout__group_size": 1}, r"rollout\.group_size is 1: method 'grpo' compares .*at least 2"),
+        ({"rollout__top_p": 0.9}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
+        ({"rollout__top_k": 5}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
+        ({"rollout__temperature": 0}, r"rollout\.temperature is 0"),
+        ({"method": {"name": "sft"}}, r"method 'sft' learns from demonstrations: set demonstrations\.source"),
+        ({"method": {"name": "grop"}}, r"unknown method 'grop'\. Did you mean 'grpo'"),
+        ({"method": {"clip_hihg": 1}}, r"unknown key method\.clip_hihg\. Did you mean 'clip_high'\?"),
+        ({"method": {"clip_low": 2, "kl": "k1"}}, r"(?s)  method\.clip_low: .*\n  method\.kl: .*'k1'"),
+        ({"rewards": {"vector": "outcome"}}, r'rewards\.vector is "outcome", and a list is wanted: .*\["outcome"\]'),
+        ({"demonstrations": {}}, r"demonstrations\.source is missing: As tasks\.source"),
+        ({"method": {"aggregation": "constant"}}, r"max_length go together"),
+        ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and .*simplex exclude"),
+        ({"model": "x"}, r"model: .*'x'"),
+        ({"train__steps__more": 1}, r"train\.steps: "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_config_is_said(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(wrong(**changes))
+
+
+def test_every_problem_has_a_line():
+    with pytest.raises(ValueError, match="config:") as caught:
+        make_config({"env": {"id": 3}, "trane": {}})
+    text = str(caught.value)
+    assert len(text.splitlines()) == 4
+    assert "model.path is missing: Hub id or folder" in text
+    assert "env.id" in text
+    assert "Did you mean 'train'?" in text
+
+
+def test_sft_takes_any_group_size():
+    settings = wrong(rollout__group_size=1, method={"name": "sft"}, demonstrations={"source": "x.jsonl"})
+    assert make_config(settings).chosen_method.name == "sft"
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('[model]\npath = "x"\n[env]\nid = "y"\n')
+    config = load_config(path, ["learner.optimizer.lr=1e-5", "model.path=some/where", "rollout.stop=['a', 'b']",
+                                "eval.env_options.split=test", "seed = 7"])  # fmt: skip
+    assert config.learner.optimizer.lr == 1e-5
+    assert config.model.path == "some/where"
+    assert config.rollout.stop == ["a", "b"]
+    assert config.eval.env_options == {"split": "test"}
+    assert config.seed == 7
+    for override, message in {
+        "seed": "write section.key=value",
+        "seed.x=1": "seed",
+        "model.path.x=1": "'path' is no section",
+        "learner.lr=1": "unknown key learner.lr",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_config(path, [override])
+
+
+def test_files_that_are_not_there_or_not_toml(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config file .*nowhere\.toml"):
+        load_config(tmp_path / "nowhere.toml")
+    (tmp_path / "bad.toml").write_text("[model\n")
+    with pytest.raises(ValueError, match=r"bad\.toml: not valid TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_a_saved_config_is_the_same_config(tmp_path, warm):
+    config = grpo(tmp_path / "run", warm, **{"method.kl_weight": 0.1, "model.lora": "{rank = 4}"})
+    save_config(config, tmp_path / "config.toml")
+    assert load_config(tmp_path / "config.toml") == config
+
+
+def test_a_saved_config_shows_every_key_and_names_those_that_are_not_set(tmp_path):
+    save_config(make_config(wrong(method={"clip_high": 0.28})), tmp_path / "config.toml")
+    text = (tmp_path / "config.toml").read_text()
+    saved = tomllib.loads(text)
+    assert saved["method"].items() >= {"name": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": "k3"}.items()
+    unset = text.splitlines()[0].partition("Not set: ")[2].split(", ")
+    assert {"model.threads", "method.max_length", "advantage.gate", "demonstrations"} <= set(unset)
+    for key in list_keys():
+        *sections, last = key.name.split(".")
+        table = functools.reduce(lambda table, section: table.get(section, {}), sections, saved)
+        assert last in table or any(f"{key.name}.".startswith(f"{name}.") for name in unset), key.name
+
+
+def test_every_key_says_what_it_takes_and_means():
+    keys = {key.name: key for key in list_keys()}
+    assert all(key.description for key in keys.values())
+    assert (keys["model.path"].type, keys["model.path"].default) == ("text", "required")
+    assert (keys["model.threads"].type, keys["model.threads"].default) == ("whole number", "not set")
+    assert (keys["rollout.truncated"].type) == '"keep" or "mask" or "worst"'
+    assert keys["model.lora"].type == "section"
+    assert keys["model.lora.rank"].default == "16"
+    assert keys["method.clip_high"].description.startswith("grpo: ")
+    assert {key.name for key in list_keys("learner.optimizer")} == {
+        name for name in keys if name.startswith("learner.optimizer.")
+    }
+    with pytest.raises(ValueError, match=r"unknown key learnr\. Did you mean 'learner'\?"):
+        list_keys("learnr")

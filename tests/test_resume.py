@@ -1,0 +1,269 @@
+"""Runs that are stopped, and go on as if they had not been."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+from safetensors.torch import load_file
+from tiny import REPOSITORY
+
+from grpo_agents.config import load_config, save_config
+from grpo_agents.report.run_pictures import draw_run
+from grpo_agents.run_folder import RunFolder
+from grpo_agents.trainer import Trainer, _politely, resume, train
+from runs import grpo, left_behind, rows_of, sft, steps_of
+
+DRIVER = """
+    import os, random, signal, sys, time
+    import torch
+    torch.set_num_threads(1)
+    from pathlib import Path
+    from grpo_agents.config import load_config
+    from grpo_agents.trainer import resume, train
+
+    config, folder = load_config(sys.argv[1]), Path(sys.argv[2])
+    config = config.model_copy(update={"run": str(folder)})
+    chance = random.Random(int(sys.argv[3]))
+    kills, seconds = 0, 3.0
+
+    def go():
+        if (folder / "config.toml").exists():
+            resume(folder)
+        else:
+            train(config)
+
+    def die_at(event):
+        # at the so-many-th time that a file is opened, renamed or removed: also in the middle of a checkpoint
+        left = [event]
+        def hook(name, args):
+            if name in ("open", "os.rename", "os.mkdir", "os.remove", "shutil.rmtree") and str(folder) in str(args):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+
+    for attempt in range(8):
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            if attempt % 2 == 0 and attempt < 6:
+                die_at(chance.randrange(3, 90))
+            go()
+            os._exit(0)
+        if attempt % 2 == 1 and attempt < 6:
+            time.sleep(chance.uniform(0.3, seconds))
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            kills += 1
+            continue
+        assert os.WEXITSTATUS(status) == 0, status
+        if attempt < 6:
+            continue
+        break
+    print(kills)
+"""
+
+
+def test_killed_at_any_point_and_resumed_it_ends_as_if_it_had_not_been(unbroken, warm, tmp_path):
+    """SIGKILL up to six times: at random moments, and at random accesses to its files."""
+    save_config(grpo(tmp_path / "run", warm), tmp_path / "config.toml")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), tmp_path / "config.toml", tmp_path / "run", "1"],
+        capture_output=True, text=True, cwd=REPOSITORY, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 2  # the rest may come when the run has ended
+    assert left_behind(tmp_path / "run") == left_behind(unbroken)
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Sends Ctrl-C while the figures of that step are written."""
+
+    def at(step):
+        log = RunFolder.log
+
+        def log_and_interrupt(self, row):
+            log(self, row)
+            if row["step"] == step and "loss" in row:
+                monkeypatch.setattr(RunFolder, "log", log)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(RunFolder, "log", log_and_interrupt)
+
+    return at
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tmp_path, interrupt):
+    folder = tmp_path / "run"
+    handler = signal.getsignal(signal.SIGINT)
+    interrupt(2)
+    with pytest.raises(KeyboardInterrupt, match=rf"stopped after step 3; .*train --resume {folder}"):
+        train(grpo(folder, warm))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (folder / "checkpoints" / "step-000003" / "manifest.json").exists()  # not one of every second step
+    assert steps_of(rows_of(folder), False) == [0, 1, 2]
+    assert resume(folder) == folder
+    ended = left_behind(folder)
+    assert ended == left_behind(unbroken)
+
+
+@pytest.mark.parametrize("settings", [{}, {"model.lora": "{rank = 2, dropout = 0.2}"}], ids=["full", "lora"])
+def test_a_warm_start_is_resumed_bit_for_bit(start, tmp_path, interrupt, settings):
+    """With dropout, too: what is drawn depends on the seed and the step."""
+    whole = train(sft(tmp_path / "whole", start, **settings))
+    interrupt(1)
+    with pytest.raises(KeyboardInterrupt):
+        train(sft(tmp_path / "run", start, **settings))
+    resume(tmp_path / "run")
+    assert rows_of(tmp_path / "run") == rows_of(whole)
+    name = "adapter_model.safetensors" if settings else "model.safetensors"
+    assert (tmp_path / "run" / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(unbroken, warm, tmp_path, capsys):
+    folder = train(grpo(tmp_path / "run", warm))
+    weights = folder / "checkpoints" / "step-000004" / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-9] ^= 4
+    weights.write_bytes(data)
+    resume(folder)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"step-000004 is damaged \(model/model\.safetensors is not what was written\)", said)
+    assert re.search(r"going on from \S*step-000002, after 2 steps", said)
+    assert left_behind(folder) == left_behind(unbroken)
+
+
+def test_without_any_checkpoint_it_begins_again(unbroken, warm, tmp_path, capsys):
+    config = grpo(tmp_path / "run", warm)
+    RunFolder(config.run).create(config)
+    resume(tmp_path / "run")
+    assert "no checkpoint that can be used" in capsys.readouterr().err.replace("\n", " ")
+    assert left_behind(tmp_path / "run") == left_behind(unbroken)
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(warm, tmp_path):
+    folder = train(grpo(tmp_path / "run", warm, **{"train.steps": 2}))
+    before = left_behind(folder)
+    resume(folder)
+    assert left_behind(folder) == before
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.toml"):
+        resume(tmp_path)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(warm, tmp_path):
+    config = grpo(tmp_path / "run", warm, **{"train.steps": 1, "eval.every": 9})
+    train(config)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        FileExistsError, match=rf"{tmp_path / 'run'} holds a run already.*--resume.*--overwrite.*--set run"
+    ):
+        Trainer(config)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_overwriting_removes_what_a_run_writes_and_nothing_else(warm, tmp_path):
+    folder, settings = tmp_path / "run", {"train.steps": 1, "eval.every": 1}
+    train(grpo(folder, warm, **settings))
+    draw_run(folder)
+    written = {file.relative_to(folder) for file in folder.rglob("*")}
+    (folder / "shop.py").write_text("mine")
+    for name in ("tool_use.png", "trajectories/train-000007.parquet"):
+        (folder / name).write_text("of the old run")
+    events = set((folder / "tensorboard").iterdir())
+    again = grpo(folder, warm, **settings, seed=1)
+    train(again, overwrite=True)
+    assert (folder / "shop.py").read_text() == "mine"
+    assert not events & set((folder / "tensorboard").iterdir())
+    kept = {file.relative_to(folder) for file in folder.rglob("*") if file.parent.name != "tensorboard"}
+    assert {str(file) for file in kept - written} == {"shop.py"}
+    assert not (folder / "tool_use.png").exists()
+    assert load_config(folder / "config.toml") == again
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_config_that_is_no_runs_is_never_taken_for_one(warm, tmp_path, overwrite):
+    """Nor is what lies beside it, though a run would call it so."""
+    (tmp_path / "config.toml").write_text("mine")
+    (tmp_path / "model").mkdir()
+    with pytest.raises(FileExistsError, match=r"config\.toml is no run's.*another name.*--set run"):
+        Trainer(grpo(tmp_path, warm), overwrite=overwrite)
+    assert (tmp_path / "config.toml").read_text() == "mine"
+    (tmp_path / "config.toml").unlink()
+    RunFolder(tmp_path).create(grpo(tmp_path, warm), overwrite=overwrite)
+    assert (tmp_path / "model").exists()
+
+
+def test_a_line_of_figures_that_a_kill_cut_off_is_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in range(4):
+        folder.log({"step": step, "loss": step / 3})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [row["step"] for row in folder.read_metrics()] == [0, 1, 2, 3]
+    folder.rewind(2)
+    assert folder.read_metrics() == [{"step": 0, "loss": 0.0}, {"step": 1, "loss": 1 / 3}]
+
+
+def test_a_full_disk_keeps_the_checkpoints_there_are(warm, tmp_path, monkeypatch):
+    import errno
+
+    from grpo_agents import trainer
+
+    real, calls = trainer.save_file, []
+
+    def save(state, path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, path)
+
+    monkeypatch.setattr(trainer, "save_file", save)
+    with pytest.raises(OSError, match="checkpoint of step 4 not written"):
+        train(grpo(tmp_path / "run", warm))
+    assert [entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+
+
+def test_gradients_without_end_stop_the_run(warm, tmp_path, monkeypatch):
+    """And the weights are those before them."""
+    from grpo_agents.methods.grpo import Grpo
+
+    monkeypatch.setattr(Grpo, "_aggregate", lambda self, per_token, tokens: per_token.sum() * float("nan"))
+    runner = Trainer(grpo(tmp_path / "run", warm, **{"learner.stop_after_skips": 2}))
+    with pytest.raises(FloatingPointError, match="2 updates in a row"):
+        runner.train()
+    before = load_file(warm / "model" / "model.safetensors")
+    assert all((before[name] == value).all() for name, value in runner.parts.model.named_parameters())
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with _politely() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_thread_that_trains_leaves_signals_alone():
+    handler, found = signal.getsignal(signal.SIGINT), []
+
+    def job():
+        with _politely() as asked:
+            found.append((asked(), signal.getsignal(signal.SIGINT) is handler))
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+    assert found == [(False, True)]
