@@ -28,14 +28,17 @@ from grpo_agents.workers import WorkerDied, WorkerError, WorkerPool, WorkerTimeo
 MAX_TEXT = 1_000_000
 """Characters of what an answer is looked for in."""
 
-PROOF_SECONDS = 0.5
+PROOF_SECONDS = 0.4
 """What sympy may take for one pair."""
 
 PROOF_BYTES = 96 << 20
 """Memory that it may take beyond what it starts with."""
 
 CHUNK = 512
-"""Pairs that one process is handed at once; fewer than four times as many are judged in place."""
+"""Pairs that one process is handed at once."""
+
+MIN_SHARED = 20_000
+"""Pairs from which they are shared out among processes; fewer are judged sooner than these have started."""
 
 CHUNK_SECONDS = 120.0
 
@@ -60,9 +63,7 @@ def verify(gold: str, answer: str, conventions: Conventions = COMMON) -> Verdict
         ValueError: One of them is no text.
         VerifierError: The process that was to decide failed.
     """
-    for which, text in (("gold", gold), ("answer", answer)):
-        if not isinstance(text, str):
-            raise ValueError(f"{which} must be a str, not {type(text).__name__}: {text!r:.80}")
+    _check(gold, answer)
     return _judged(gold, answer, conventions, _prove)
 
 
@@ -80,41 +81,55 @@ def verify_all(pairs: Sequence[tuple[str, str]], conventions: Conventions = COMM
         ValueError: One of them is no text.
         VerifierError: A process that was to decide failed.
     """
+    for pair in pairs:
+        _check(*pair)
     workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as threads:
+        if len(pairs) < MIN_SHARED or workers == 1:
+            found = judge_chunk({"pairs": pairs, "conventions": asdict(conventions)})
+        else:
+            found = _share_out(pairs, conventions, workers, threads)
+        hard = [pair for pair, fields in zip(pairs, found, strict=True) if not fields]
+        proved = threads.map(lambda pair: verify(*pair, conventions), hard)
+        return [Verdict(*fields) if fields else next(proved) for fields in found]
+
+
+def _share_out(
+    pairs: Sequence[tuple[str, str]], conventions: Conventions, workers: int, threads: ThreadPoolExecutor
+) -> list[list[Any] | None]:
+    """What :func:`judge_chunk` says of all pairs, by as many processes."""
     chunks = [pairs[at : at + CHUNK] for at in range(0, len(pairs), CHUNK)]
-    if len(chunks) < 4 or workers == 1:
-        return [verify(*pair, conventions) for pair in pairs]
     pool = WorkerPool(f"{__name__}:judge_chunk", workers=workers, memory=1 << 30, reply_bytes=1 << 28)
 
-    def judge(chunk: Sequence[tuple[str, str]]) -> list[Verdict]:
-        request = {"pairs": list(map(list, chunk)), "conventions": asdict(conventions)}
-        found = pool.call(request, CHUNK_SECONDS)
-        return [
-            verify(*pair, conventions) if fields is None else Verdict(*fields)
-            for pair, fields in zip(chunk, found, strict=True)
-        ]
+    def judge(chunk: Sequence[tuple[str, str]]) -> list[list[Any] | None]:
+        return pool.call({"pairs": list(map(list, chunk)), "conventions": asdict(conventions)}, CHUNK_SECONDS)
 
     try:
-        with ThreadPoolExecutor(workers) as threads:
-            return [verdict for verdicts in threads.map(judge, chunks) for verdict in verdicts]
+        return [fields for found in threads.map(judge, chunks) for fields in found]
     finally:
         pool.close()
 
 
-def judge_chunk(request: dict[str, Any]) -> list[list[str] | None]:
-    """In a worker of :func:`verify_all`: the verdicts' fields, or None for a pair that takes sympy."""
+def judge_chunk(request: dict[str, Any]) -> list[list[Any] | None]:
+    """A part of :func:`verify_all`, in a worker of its: the verdicts' fields, or None for a pair that takes sympy."""
 
     def refuse(*_: Expr) -> bool | None:
         raise _TakesProof
 
     conventions = Conventions(**request["conventions"])
-    verdicts: list[list[str] | None] = []
+    verdicts: list[list[Any] | None] = []
     for gold, answer in request["pairs"]:
         try:
             verdicts.append(list(astuple(_judged(gold, answer, conventions, refuse))))
         except _TakesProof:
             verdicts.append(None)
     return verdicts
+
+
+def _check(gold: str, answer: str) -> None:
+    for which, text in (("gold", gold), ("answer", answer)):
+        if not isinstance(text, str):
+            raise ValueError(f"{which} must be a str, not {type(text).__name__}: {text!r:.80}")
 
 
 class _TakesProof(Exception):

@@ -204,6 +204,7 @@ def test_under_asyncio():
 
 def test_many_at_once_are_judged_as_one_by_one(monkeypatch):
     monkeypatch.setattr(verification, "CHUNK", 2)
+    monkeypatch.setattr(verification, "MIN_SHARED", 4)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     pairs = [("1/2", "0.5"), ("1/2", "0.6"), SYMBOLIC, ("1", r"\unknown"), ("50%", "50"), ("x", "y"), ("2", "2")] * 2
     conventions = Conventions(percent="value")
