@@ -23,7 +23,7 @@ from grpo_agents.rewards.math_answer.grammar import MAX_LENGTH, read, words_of
 from grpo_agents.rewards.math_answer.meaning import meant
 from grpo_agents.rewards.math_answer.spelling import clean, comma_readings
 from grpo_agents.rewards.math_answer.verdict import COMMON, Conventions, Status, Verdict
-from grpo_agents.workers import WorkerDied, WorkerError, WorkerPool, WorkerTimeout
+from grpo_agents.workers import WorkerDied, WorkerError, WorkerFailure, WorkerPool, WorkerTimeout
 
 MAX_TEXT = 1_000_000
 """Characters of what an answer is looked for in."""
@@ -41,6 +41,7 @@ MIN_SHARED = 20_000
 """Pairs from which they are shared out among processes; fewer are judged sooner than these have started."""
 
 CHUNK_SECONDS = 120.0
+"""What a process may take for them."""
 
 _PLAIN = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?")
 
@@ -90,7 +91,7 @@ def verify_all(pairs: Sequence[tuple[str, str]], conventions: Conventions = COMM
         else:
             found = _share_out(pairs, conventions, workers, threads)
         hard = [pair for pair, fields in zip(pairs, found, strict=True) if not fields]
-        proved = threads.map(lambda pair: verify(*pair, conventions), hard)
+        proved = threads.map(lambda pair: verify(pair[0], pair[1], conventions), hard)
         return [Verdict(*fields) if fields else next(proved) for fields in found]
 
 
@@ -102,7 +103,10 @@ def _share_out(
     pool = WorkerPool(f"{__name__}:judge_chunk", workers=workers, memory=1 << 30, reply_bytes=1 << 28)
 
     def judge(chunk: Sequence[tuple[str, str]]) -> list[list[Any] | None]:
-        return pool.call({"pairs": list(map(list, chunk)), "conventions": asdict(conventions)}, CHUNK_SECONDS)
+        try:
+            return pool.call({"pairs": list(map(list, chunk)), "conventions": asdict(conventions)}, CHUNK_SECONDS)
+        except WorkerFailure as error:
+            raise VerifierError(f"a process that judged {len(chunk)} pairs failed: {error}") from error
 
     try:
         return [fields for found in threads.map(judge, chunks) for fields in found]
