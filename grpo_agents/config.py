@@ -6,12 +6,13 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grpo_agents.advantage import AdvantageConfig
+from grpo_agents.engines.settings import EngineConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig
 from grpo_agents.methods import Method, available, make_method
 from grpo_agents.rollout import RolloutConfig
@@ -75,13 +76,6 @@ class PreferenceConfig(Section):
         if self.choices is not None and self.simplex is not None:
             raise ValueError("preference.choices and preference.simplex exclude each other")
         return self
-
-
-class EngineConfig(Section):
-    """What samples tokens."""
-
-    backend: Literal["transformers"] = Field(default="transformers", description="In this process, in lockstep.")
-    max_rows: int = Field(default=512, ge=1, description="Episodes computed together; lower it where memory is short.")
 
 
 class DemonstrationsConfig(Section):

@@ -1,27 +1,36 @@
 """Episodes and groups, many at once: the policy's tokens from an engine, the environment's answers from threads.
 
-One loop serves every engine: collect completions, step those environments, submit their next turns. Which thread ran
-what never shows in a trajectory; an episode depends on its seeds and on the engine's arithmetic alone.
+One loop serves every engine. What an engine sampled and what an environment answered comes into one inbox, as it
+happens; an episode's next turn is handed over at once, so that nobody waits for the slowest. Only an engine in
+lockstep is handed the turns of all episodes together. Which thread ran what never shows in a trajectory; an episode
+depends on its seeds and on the engine's arithmetic alone.
 """
 
 from __future__ import annotations
 
+import queue
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from grpo_agents.chat import Chat, Conversation
-from grpo_agents.engines import Completion, Request, Sampling, TokenEngine, mix
+from grpo_agents.engines import Completion, EngineFailure, Request, Sampling, TokenEngine, mix
 from grpo_agents.env import AgentEnv
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.preference import Preferences
 from grpo_agents.section import Section
-from grpo_agents.threads import Abandoned, StepThreads
-from grpo_agents.trajectory import Group, Message, Step, Task, Trajectory
+from grpo_agents.threads import Abandoned, Outcome, StepThreads
+from grpo_agents.trajectory import Group, Task, Trajectory
+
+POLL_SECONDS = 0.05
+"""How often deadlines are looked at while nothing happens."""
+
+_Inbox = queue.SimpleQueue[Completion | EngineFailure | Outcome]
 
 
 class RolloutConfig(Section):
@@ -58,10 +67,8 @@ class _Episode:
     env: AgentEnv
     trajectory: Trajectory
     seed: int
-    deadline: float
     began: float
     conversation: Conversation | None = None
-    message: Message = field(default_factory=dict)
     sampled: int = 0
 
 
@@ -129,21 +136,7 @@ class Rollout:
         if temperature is not None:
             sampling = Sampling(temperature, 0, 1.0, sampling.stop_ids, sampling.stop)
         groups, episodes = self._set_up(tasks, seed, size)
-        live = self._begin(episodes)
-        self._count(progress, len(episodes) - len(live))
-        while live:
-            self.engine.submit([self._request(episode) for episode in live.values()], sampling)
-            ended: list[_Episode] = []
-            stepping: list[_Episode] = []
-            for completion in self.engine.collect():
-                episode = live[completion.session]
-                (stepping if self._take(episode, completion) else ended).append(episode)
-            ended += self._step(stepping)
-            for episode in ended:
-                self._end(episode)
-                del live[episode.session]
-            self.engine.release(episode.session for episode in ended)
-            self._count(progress, len(ended))
+        self._play(episodes, sampling, progress)
         self.vector.score(groups, self.resources)
         self._apply_truncation(groups)
         return groups
@@ -159,7 +152,6 @@ class Rollout:
 
     def _set_up(self, tasks: Sequence[Task], seed: int, size: int) -> tuple[list[Group], list[_Episode]]:
         groups, episodes = [], []
-        deadline = time.monotonic() + self.config.episode_timeout
         for number, task in enumerate(tasks):
             envs = [self._envs.pop() if self._envs else self.make_env() for _ in range(size)]
             preferences = self.preferences or envs[0].preferences
@@ -175,32 +167,64 @@ class Rollout:
                     index=index,
                 )
                 self._sessions += 1
-                episodes.append(
-                    _Episode(self._sessions, env, trajectory, mix(trajectory.seed, 1), deadline, time.perf_counter())
-                )
+                episodes.append(_Episode(self._sessions, env, trajectory, mix(trajectory.seed, 1), time.perf_counter()))
                 group.trajectories.append(trajectory)
             groups.append(group)
         return groups, episodes
 
-    def _begin(self, episodes: Sequence[_Episode]) -> dict[int, _Episode]:
-        """Resets every environment and renders the prompts; gives the episodes that could start."""
-        live: dict[int, _Episode] = {}
-        outcomes = self._threads.run([_reset_job(episode) for episode in episodes], self.config.step_timeout)
-        for episode, outcome in zip(episodes, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                self._fail(episode, outcome, "reset")
-                continue
-            trajectory = episode.trajectory
-            trajectory.prompt, info = outcome
-            trajectory.tools = info["tools"]
-            episode.conversation = self.chat.start(trajectory.prompt, trajectory.tools)
-            if self._fits(episode):
-                live[episode.session] = episode
-            else:
-                self._end(episode)
-        return live
+    # The loop
+
+    def _play(self, episodes: Sequence[_Episode], sampling: Sampling, progress: Callable[[int], None] | None) -> None:
+        """Plays episodes to their ends."""
+        deadline = time.monotonic() + self.config.episode_timeout
+        inbox: _Inbox = queue.SimpleQueue()
+        jobs = [(episode, _reset_job(episode)) for episode in episodes]
+        stepping = 0  # environments at work
+        ready: list[_Episode] = []  # their next turn can be sampled
+        asked: dict[int, _Episode] = {}  # it is being sampled, by session
+        try:
+            while jobs or stepping or ready or asked:
+                self._threads.start(jobs, self.config.step_timeout, inbox.put)
+                stepping, jobs = stepping + len(jobs), []
+                if ready and not (self.engine.lockstep and stepping):
+                    ready.sort(key=lambda episode: episode.session)  # whoever was first: the same batch
+                    asked |= {episode.session: episode for episode in ready}
+                    self.engine.submit([self._request(episode) for episode in ready], sampling, inbox.put)
+                    ready = []
+                ended: list[_Episode] = []
+                for event in self._receive(inbox):
+                    if isinstance(event, EngineFailure):
+                        raise event
+                    if isinstance(event, Outcome):
+                        stepping -= 1
+                        (ready if self._observe(event.key, event.result, deadline) else ended).append(event.key)
+                    elif episode := asked.pop(event.session, None):
+                        if self._take(episode, event):
+                            jobs.append((episode, _step_job(episode)))
+                        else:
+                            ended.append(episode)
+                if asked and time.monotonic() > deadline:
+                    for episode in asked.values():
+                        self._expire(episode)
+                    ended += asked.values()
+                    asked = {}
+                for episode in ended:
+                    self._end(episode)
+                self.engine.release([episode.session for episode in ended])
+                if progress is not None and ended:
+                    progress(len(ended))
+        finally:
+            self.engine.release(asked)
 
     # One turn
+
+    def _receive(self, inbox: _Inbox) -> Iterator[Completion | EngineFailure | Outcome]:
+        """What has come in, waiting a moment for the first of it."""
+        with suppress(queue.Empty):
+            yield inbox.get(timeout=POLL_SECONDS)
+        self._threads.abandon_late()
+        for _ in range(inbox.qsize()):
+            yield inbox.get()
 
     def _fits(self, episode: _Episode) -> bool:
         """Whether there is room for one more token; else says why the episode ends."""
@@ -212,69 +236,53 @@ class Rollout:
 
     def _request(self, episode: _Episode) -> Request:
         assert episode.conversation is not None
-        ids = episode.conversation.ids
         room = min(
             self.config.max_turn_tokens,
             self.config.max_tokens - episode.sampled,
-            self.engine.context_length - len(ids),
+            self.engine.context_length - episode.conversation.length,
         )
-        return Request(episode.session, ids.tolist(), mix(episode.seed, len(episode.trajectory.steps)), room)
+        return episode.conversation.request(episode.session, mix(episode.seed, len(episode.trajectory.steps)), room)
 
     def _take(self, episode: _Episode, completion: Completion) -> bool:
         """Records what was sampled; False where the turn was cut by a budget, which ends the episode."""
         conversation = episode.conversation
         assert conversation is not None
-        episode.message = conversation.assistant(completion.ids, completion.logprobs, completion.finish_reason)
-        episode.sampled += len(completion.ids)
-        turn = conversation.turns[-1]
-        episode.trajectory.steps.append(
-            Step(
-                episode.message,
-                finish_reason=completion.finish_reason,
-                sample=turn.sample,
-                span=(turn.start, turn.stop),
-                version=completion.version,
-            )
-        )
+        episode.trajectory.steps.append(conversation.take(completion))
+        episode.sampled += completion.tokens
         if completion.finish_reason == "length":
             full = conversation.length >= self.engine.context_length
             episode.trajectory.stop_reason = "context" if full else "tokens"
             return False
         return True
 
-    def _step(self, episodes: Sequence[_Episode]) -> list[_Episode]:
-        """Steps the environments with the policy's messages; gives the episodes that this ends."""
-        ended = []
-        outcomes = self._threads.run([_step_job(episode) for episode in episodes], self.config.step_timeout)
-        now = time.monotonic()
-        for episode, outcome in zip(episodes, outcomes, strict=True):
-            trajectory = episode.trajectory
-            if isinstance(outcome, BaseException):
-                self._fail(episode, outcome, f"step {len(trajectory.steps)}")
-                ended.append(episode)
-                continue
-            (observation, _, terminated, truncated, info), runs, seconds = outcome
-            step = trajectory.steps[-1]
-            step.observation, step.rewards, step.tools, step.seconds = observation, info["rewards"], runs, seconds
-            if terminated:
-                ended.append(episode)
-                continue
-            if truncated:
-                trajectory.stop_reason = "truncated"
-            elif len(trajectory.steps) >= self.config.max_turns:
-                trajectory.stop_reason = "turns"
-            elif episode.sampled >= self.config.max_tokens:
-                trajectory.stop_reason = "tokens"
-            elif now > episode.deadline:
-                trajectory.stop_reason = "deadline"
-                trajectory.error = f"the episode took longer than {self.config.episode_timeout:g} s"
-            else:
-                assert episode.conversation is not None
-                episode.conversation.observe(observation)
-                if self._fits(episode):
-                    continue
-            ended.append(episode)
-        return ended
+    def _observe(self, episode: _Episode, outcome: Any, deadline: float) -> bool:
+        """Records what the environment answered, or how it began; False where that ends the episode."""
+        trajectory = episode.trajectory
+        if isinstance(outcome, BaseException):
+            self._fail(episode, outcome, f"step {len(trajectory.steps)}" if episode.conversation else "reset")
+            return False
+        if episode.conversation is None:
+            trajectory.prompt, info = outcome
+            trajectory.tools = info["tools"]
+            episode.conversation = self.chat.start(trajectory.prompt, trajectory.tools)
+            return self._fits(episode)
+        (observation, _, terminated, truncated, info), runs, seconds = outcome
+        step = trajectory.steps[-1]
+        step.observation, step.rewards, step.tools, step.seconds = observation, info["rewards"], runs, seconds
+        if terminated:
+            return False
+        if truncated:
+            trajectory.stop_reason = "truncated"
+        elif len(trajectory.steps) >= self.config.max_turns:
+            trajectory.stop_reason = "turns"
+        elif episode.sampled >= self.config.max_tokens:
+            trajectory.stop_reason = "tokens"
+        elif time.monotonic() > deadline:
+            self._expire(episode)
+        else:
+            episode.conversation.observe(observation)
+            return self._fits(episode)
+        return False
 
     # How an episode ends
 
@@ -288,6 +296,12 @@ class Rollout:
             trajectory.stop_reason = "error"
             trajectory.error = f"{self.env_name} {where}: {type(error).__name__}: {error}"
         episode.env = None  # type: ignore[assignment]
+
+    def _expire(self, episode: _Episode) -> None:
+        episode.trajectory.stop_reason = "deadline"
+        episode.trajectory.error = (
+            f"the episode took longer than {self.config.episode_timeout:g} s (rollout.episode_timeout)"
+        )
 
     def _end(self, episode: _Episode) -> None:
         trajectory = episode.trajectory
@@ -311,11 +325,6 @@ class Rollout:
                             trajectory.rewards[entry.name] = entry.worst
                             trajectory.missing.pop(entry.name, None)
 
-    @staticmethod
-    def _count(progress: Callable[[int], None] | None, ended: int) -> None:
-        if progress is not None and ended:
-            progress(ended)
-
 
 def _reset_job(episode: _Episode) -> Callable[[], Any]:
     trajectory = episode.trajectory
@@ -324,7 +333,7 @@ def _reset_job(episode: _Episode) -> Callable[[], Any]:
 
 
 def _step_job(episode: _Episode) -> Callable[[], Any]:
-    env, message = episode.env, episode.message
+    env, message = episode.env, episode.trajectory.steps[-1].message
 
     def step() -> Any:
         began = time.perf_counter()

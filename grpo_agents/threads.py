@@ -7,10 +7,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-POLL_SECONDS = 0.05
-"""How often a wave that is late is looked at."""
 
 
 class Abandoned(Exception):
@@ -20,8 +18,23 @@ class Abandoned(Exception):
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        key: The job's.
+        result: What it returned, the exception that it raised, or :class:`Abandoned`.
+    """
+
+    key: Any
+    result: Any
+
+
 class StepThreads:
-    """Runs waves of jobs. Handing a whole wave over costs one hop for each thread rather than one for each job.
+    """Runs jobs and delivers their outcomes, each as soon as it is there.
+
+    Jobs are handed over in waves: that costs one hop for each thread rather than one for each job.
 
     Args:
         count: How many jobs may run at once.
@@ -29,33 +42,38 @@ class StepThreads:
 
     def __init__(self, count: int):
         self._waves: queue.SimpleQueue[_Wave | None] = queue.SimpleQueue()
+        self._under_way: list[_Wave] = []
         self._count = 0
         self._most = count
 
-    def run(self, jobs: Sequence[Callable[[], Any]], timeout: float) -> list[Any]:
-        """Runs every job once.
+    def start(
+        self, jobs: Sequence[tuple[Any, Callable[[], Any]]], timeout: float, deliver: Callable[[Outcome], None]
+    ) -> None:
+        """Runs every job once, and returns at once.
 
         Args:
-            jobs: What to run.
-            timeout: Seconds each may take.
-
-        Returns:
-            For each job, in order, its result, the exception that it raised, or :class:`Abandoned`.
+            jobs: A key and what to run.
+            timeout: Seconds each may take; see :meth:`abandon_late`.
+            deliver: Called with each outcome, from any thread.
         """
         if not jobs:
-            return []
-        wave = _Wave(jobs)
+            return
+        wave = _Wave(jobs, timeout, deliver)
+        self._under_way.append(wave)
         hands = min(self._most, len(jobs))
         while self._count < hands:
             self._spawn()
         for _ in range(hands):
             self._waves.put(wave)
-        while not wave.done.wait(min(POLL_SECONDS, timeout)):
-            for _ in wave.abandon_late(timeout):
+
+    def abandon_late(self) -> None:
+        """Gives up jobs past their deadline. To be called now and then by who waits for outcomes."""
+        self._under_way = [wave for wave in self._under_way if not wave.done]
+        for wave in self._under_way:
+            for _ in range(wave.abandon_late()):
                 self._count -= 1
                 self._spawn()
                 self._waves.put(wave)
-        return wave.results
 
     def close(self) -> None:
         """Lets the threads end; one that hangs is left behind."""
@@ -69,12 +87,15 @@ class StepThreads:
 
 
 class _Wave:
-    """Jobs under way together; threads take the next one until none is left."""
+    """Jobs handed over together; threads take the next one until none is left."""
 
-    def __init__(self, jobs: Sequence[Callable[[], Any]]):
-        self.jobs = jobs
-        self.results: list[Any] = [None] * len(jobs)
-        self.done = threading.Event()
+    def __init__(
+        self, jobs: Sequence[tuple[Any, Callable[[], Any]]], timeout: float, deliver: Callable[[Outcome], None]
+    ):
+        self.done = False
+        self._jobs = jobs
+        self._timeout = timeout
+        self._deliver = deliver
         self._next = itertools.count()
         self._lock = threading.Lock()
         self._left = len(jobs)
@@ -82,33 +103,33 @@ class _Wave:
 
     def work(self) -> bool:
         """Takes jobs until none is left; False where this thread was given up meanwhile."""
-        while (index := next(self._next)) < len(self.jobs):
+        while (index := next(self._next)) < len(self._jobs):
             self._running[index] = time.monotonic()
+            key, job = self._jobs[index]
             try:
-                result = self.jobs[index]()
+                result = job()
             except BaseException as error:  # handed back as the job's outcome
                 result = error
-            with self._lock:
-                if self._running.pop(index, None) is None:
-                    return False
-                self._settle(index, result)
+            if not self._settle(index, Outcome(key, result)):
+                return False
         return True
 
-    def abandon_late(self, timeout: float) -> list[int]:
-        """Gives up the jobs that have run for longer than the timeout."""
+    def abandon_late(self) -> int:
+        """Gives up the jobs that have run for longer than the timeout; says how many."""
         now = time.monotonic()
-        with self._lock:
-            late = [index for index, began in list(self._running.items()) if now - began > timeout]
-            for index in late:
-                del self._running[index]
-                self._settle(index, Abandoned(f"still running after {timeout:g} s"))
-        return late
+        late = [index for index, began in list(self._running.items()) if now - began > self._timeout]
+        error = Abandoned(f"still running after {self._timeout:g} s")
+        return sum(self._settle(index, Outcome(self._jobs[index][0], error)) for index in late)
 
-    def _settle(self, index: int, result: Any) -> None:
-        self.results[index] = result
-        self._left -= 1
-        if self._left == 0:
-            self.done.set()
+    def _settle(self, index: int, outcome: Outcome) -> bool:
+        """Delivers a job's outcome; False where it has one already."""
+        with self._lock:
+            if self._running.pop(index, None) is None:
+                return False
+            self._left -= 1
+            self.done = self._left == 0
+        self._deliver(outcome)
+        return True
 
 
 def _work(waves: queue.SimpleQueue[_Wave | None]) -> None:

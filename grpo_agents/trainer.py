@@ -127,7 +127,7 @@ class Trainer:
         return figures
 
     def _sync(self, version: int) -> None:
-        self.parts.engine.update_weights(self.parts.model.named_parameters(), version)
+        self.parts.engine.update_weights(dict(self.parts.model.named_parameters()), version)
 
     def _check_batch(self, step: int, groups: list[Group]) -> None:
         """Says what is wrong with a batch, and refuses one of which nothing can be learned."""

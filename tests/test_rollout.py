@@ -111,9 +111,9 @@ def test_a_tool_episode_of_three_turns(chat):
     rollout = make_rollout(chat, turns, vector=TRIPLE)
     prompts = []
     submit = rollout.engine.submit
-    rollout.engine.submit = lambda requests, sampling: (
+    rollout.engine.submit = lambda requests, sampling, deliver: (
         prompts.extend(chat.tokenizer.decode(request.ids) for request in requests),
-        submit(requests, sampling),
+        submit(requests, sampling, deliver),
     )
     trajectory = one(rollout)
     assert (trajectory.stop_reason, trajectory.error, trajectory.truncated) == ("terminated", None, False)
@@ -387,15 +387,16 @@ def orchestra(policy, *, seed=0, count=6, **settings):
     temperature = settings.pop("hotter", None)
     engine = TransformersEngine(policy, chat.pad_id, decode=chat.tokenizer.decode, max_rows=max_rows)
     said = {}
-    collect = engine.collect
+    submit = engine.submit
 
-    def recording():
-        done = collect()
-        for completion in done:
+    def recording(requests, sampling, deliver):
+        def record(completion):
             said.setdefault(completion.session, []).append(completion)
-        return done
+            deliver(completion)
 
-    engine.collect = recording
+        submit(requests, sampling, record)
+
+    engine.submit = recording
     config = RolloutConfig(**{"group_size": 4, "max_turns": 4, "max_turn_tokens": 20, **settings})
     rollout = Rollout(OrchestraEnv, chat, engine, TRIPLE, config, env_name="Orchestra")
     tasks = [OrchestraEnv().task_source[number] for number in range(count)]

@@ -1,3 +1,4 @@
+import queue
 import threading
 import time
 
@@ -18,14 +19,31 @@ def alive():
     return {thread for thread in threading.enumerate() if thread.name == "grpo-agents-step"}
 
 
-def test_results_come_in_the_order_of_the_jobs():
+def run(threads, jobs, timeout):
+    """The results of all jobs, in their order."""
+    inbox = queue.SimpleQueue()
+    threads.start(list(enumerate(jobs)), timeout, inbox.put)
+    results = {}
+    while len(results) < len(jobs):
+        threads.abandon_late()
+        try:
+            outcome = inbox.get(timeout=0.01)
+        except queue.Empty:
+            continue
+        assert outcome.key not in results
+        results[outcome.key] = outcome.result
+    assert inbox.empty()
+    return [results[number] for number in range(len(jobs))]
+
+
+def test_every_job_has_its_result():
     threads = StepThreads(4)
 
     def job(number):
         return lambda: (time.sleep(0.002 * (7 * number % 5)), number)[1]
 
     for _ in range(3):
-        assert threads.run([job(number) for number in range(30)], 5.0) == list(range(30))
+        assert run(threads, [job(number) for number in range(30)], 5.0) == list(range(30))
     threads.close()
 
 
@@ -41,7 +59,7 @@ def test_as_many_jobs_at_once_as_threads_and_no_more():
         with lock:
             running[0] -= 1
 
-    assert threads.run([job] * 12, 30.0) == [None] * 12
+    assert run(threads, [job] * 12, 30.0) == [None] * 12
     assert max(seen) == 3
     threads.close()
 
@@ -54,11 +72,11 @@ def test_what_a_job_raises_is_its_outcome():
         raise SystemExit(3)
 
     threads = StepThreads(2)
-    first, error, end, last = threads.run([lambda: 1, bad, worse, lambda: 4], 5.0)
+    first, error, end, last = run(threads, [lambda: 1, bad, worse, lambda: 4], 5.0)
     assert (first, last) == (1, 4)
     assert isinstance(error, KeyError)
     assert isinstance(end, SystemExit)
-    assert threads.run([lambda: 5], 5.0) == [5]
+    assert run(threads, [lambda: 5], 5.0) == [5]
     threads.close()
 
 
@@ -70,12 +88,12 @@ def test_a_job_that_hangs_is_abandoned_and_the_others_finish(count, release):
         (lambda: release.wait(60)) if number in (0, 1, 5) else (lambda number=number: number) for number in range(9)
     ]
     began = time.monotonic()
-    found = threads.run(jobs, 0.2)
+    found = run(threads, jobs, 0.2)
     assert time.monotonic() - began < 3
     assert [number for number, one in enumerate(found) if isinstance(one, Abandoned)] == [0, 1, 5]
     assert [one for one in found if not isinstance(one, Abandoned)] == [2, 3, 4, 6, 7, 8]
     assert "still running after 0.2 s" in str(found[0])
-    assert threads.run([lambda: 1, lambda: 2], 5.0) == [1, 2]  # and it goes on
+    assert run(threads, [lambda: 1, lambda: 2], 5.0) == [1, 2]  # and it goes on
     threads.close()
 
 
@@ -88,37 +106,48 @@ def test_a_job_that_ends_after_its_deadline_changes_nothing(release):
         late.set()
         return "late"
 
-    found = threads.run([job, lambda: "in time"], 0.1)
+    found = run(threads, [job, lambda: "in time"], 0.1)
     release.set()
     assert late.wait(5)
     time.sleep(0.02)
     assert isinstance(found[0], Abandoned)
     assert found[1] == "in time"
-    assert threads.run([lambda: "next"] * 3, 5.0) == ["next"] * 3
+    assert run(threads, [lambda: "next"] * 3, 5.0) == ["next"] * 3
     threads.close()
 
 
 def test_the_clock_of_a_job_starts_when_it_starts():
     """Ten jobs of 0.05 s on one thread take longer together than the timeout of each."""
     threads = StepThreads(1)
-    found = threads.run([lambda: time.sleep(0.05)] * 10, 0.3)
+    found = run(threads, [lambda: time.sleep(0.05)] * 10, 0.3)
     assert found == [None] * 10
     threads.close()
 
 
 def test_no_jobs():
-    assert StepThreads(2).run([], 1.0) == []
+    assert run(StepThreads(2), [], 1.0) == []
 
 
 def test_closing_ends_the_threads():
     before = alive()
     threads = StepThreads(4)
-    threads.run([lambda: time.sleep(0.01)] * 4, 5.0)
+    run(threads, [lambda: time.sleep(0.01)] * 4, 5.0)
     own = alive() - before  # those of other tests may still be ending
     assert len(own) == 4
     threads.close()
     for thread in own:
         thread.join(5)
     assert not own & alive()
-    assert threads.run([lambda: 1], 5.0) == [1]  # closed is not broken
+    assert run(threads, [lambda: 1], 5.0) == [1]  # closed is not broken
+    threads.close()
+
+
+def test_an_outcome_is_delivered_before_the_other_jobs_of_its_wave_are_done(release):
+    threads, inbox = StepThreads(2), queue.SimpleQueue()
+    threads.start([("slow", lambda: release.wait(60)), ("fast", lambda: 1)], 60.0, inbox.put)
+    assert inbox.get(timeout=5).key == "fast"
+    threads.start([("next", lambda: 2)], 60.0, inbox.put)
+    assert inbox.get(timeout=5).key == "next"
+    release.set()
+    assert inbox.get(timeout=5).key == "slow"
     threads.close()

@@ -12,7 +12,8 @@ import numpy as np
 from grpo_agents.chat.reading import read
 from grpo_agents.chat.suffix import Suffixes
 from grpo_agents.chat.template import Template
-from grpo_agents.trajectory import Message, Sample
+from grpo_agents.engines import Completion, Request
+from grpo_agents.trajectory import Message, Sample, Step
 
 
 @dataclass(slots=True)
@@ -102,6 +103,26 @@ class Conversation:
     def length(self) -> int:
         """How many tokens that is."""
         return self._drafts[-1].length
+
+    def request(self, session: int, seed: int, max_tokens: int) -> Request:
+        """What asks an engine for the next turn."""
+        return Request(session, self.ids.tolist(), seed, max_tokens)
+
+    def take(self, completion: Completion) -> Step:
+        """Appends what an engine sampled for it, exactly as it came back; gives the turn.
+
+        Raises:
+            ValueError: Not one log-prob a token.
+        """
+        message = self.assistant(completion.ids, completion.logprobs, completion.finish_reason)
+        turn = self.turns[-1]
+        return Step(
+            message,
+            finish_reason=completion.finish_reason,
+            sample=turn.sample,
+            span=(turn.start, turn.stop),
+            version=completion.version,
+        )
 
     def assistant(
         self, ids: Sequence[int] | np.ndarray, logprobs: Sequence[float] | np.ndarray, finish_reason: str

@@ -6,7 +6,7 @@ Importing this needs numpy alone; each backend is imported by who chooses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,9 +75,26 @@ class Completion:
     finish_reason: str
     version: int
 
+    @property
+    def tokens(self) -> int:
+        """How many they are."""
+        return len(self.ids)
+
+
+class EngineFailure(RuntimeError):
+    """An engine that cannot go on; says what it died of and what to do."""
+
+
+Deliver = Callable[[Completion | EngineFailure], None]
+"""Takes a completion as soon as it is there, from any thread; or what the engine failed of."""
+
 
 class TokenEngine(Protocol):
-    """What samples tokens. Requests are handed over in batches and collected as they are done."""
+    """What samples tokens. Requests are handed over in batches; each completion is delivered when it is done."""
+
+    lockstep: bool
+    """True where a whole batch is computed together: :meth:`submit` returns when all of it is delivered, and it pays
+    to wait until every episode has its next request."""
 
     context_length: int
     """The most tokens that prompt and completion may have together."""
@@ -85,27 +102,32 @@ class TokenEngine(Protocol):
     version: int
     """Version of the weights it samples with."""
 
-    def submit(self, requests: Sequence[Request], sampling: Sampling) -> None:
-        """Hands over requests."""
-        ...
+    def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
+        """Hands over requests.
 
-    def collect(self) -> list[Completion]:
-        """Waits for at least one completion and gives all that are done.
-
-        An engine in lockstep finishes every request.
+        Raises:
+            ValueError: A request that cannot be sampled (:func:`check_requests`); then none of them is.
         """
         ...
 
     def release(self, sessions: Iterable[int]) -> None:
-        """Forgets episodes that have ended."""
+        """Forgets episodes that have ended; a request of theirs that is under way is not delivered any more."""
         ...
 
-    def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:
-        """Log-probability of every token of each sequence given those before it, shape (tokens,); 0 for the first."""
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-probability at temperature 1 of every token of each sequence given those before it, shape (tokens,).
+
+        0 for the first.
+        """
         ...
 
-    def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
-        """Takes over named tensors; forgets what was computed with the old ones."""
+    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
+        """Takes over named tensors and forgets what was computed with the old ones; wakes an engine that sleeps.
+
+        Args:
+            weights: The model's own names, as in its checkpoint, each with a tensor.
+            version: Goes into every completion that they sample.
+        """
         ...
 
     def sleep(self) -> None:
@@ -113,8 +135,40 @@ class TokenEngine(Protocol):
         ...
 
     def wake(self) -> None:
-        """Undoes :meth:`sleep`."""
+        """Undoes :meth:`sleep` where the weights stay what they were."""
         ...
+
+    def close(self) -> None:
+        """Ends what it started: threads, processes."""
+        ...
+
+
+def check_requests(requests: Sequence[Request], context_length: int, under_way: Iterable[int]) -> None:
+    """Refuses what no engine can sample.
+
+    Args:
+        requests: Handed over now.
+        context_length: The engine's.
+        under_way: Sessions that have a request there already.
+
+    Raises:
+        ValueError: An empty prompt, no tokens to sample, more than the context holds, or a second request of a session
+            at once; names the session.
+    """
+    sessions = set(under_way)
+    for request in requests:
+        if request.session in sessions:
+            raise ValueError(f"session {request.session}: it has a request under way already")
+        sessions.add(request.session)
+        if not len(request.ids):
+            raise ValueError(f"session {request.session}: the prompt is empty")
+        if request.max_tokens < 1:
+            raise ValueError(f"session {request.session}: max_tokens is {request.max_tokens}; at least 1 is needed")
+        if len(request.ids) + request.max_tokens > context_length:
+            raise ValueError(
+                f"session {request.session}: {len(request.ids)} prompt and {request.max_tokens} new tokens exceed "
+                f"the model's context of {context_length}"
+            )
 
 
 def mix(seed: int, *numbers: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from grpo_agents.engines import Completion, Request, Sampling
+from grpo_agents.engines import Completion, Deliver, Request, Sampling
 
 Script = Callable[[int, int], Sequence[int]]
 """(session, turn) → the token ids of that turn, stop token included."""
@@ -21,40 +21,34 @@ class ScriptedEngine:
         context_length: The most tokens a sequence may have.
     """
 
+    lockstep = True
+
     def __init__(self, script: Script, context_length: int = 1 << 20):
         self.script = script
         self.context_length = context_length
         self.version = 0
         self._turns: dict[int, int] = {}
-        self._submitted: list[Request] = []
 
-    def submit(self, requests: Sequence[Request], sampling: Sampling) -> None:
-        """Hands over requests."""
-        self._submitted += requests
-
-    def collect(self) -> list[Completion]:
-        """The scripted turns of all requests, each cut at its ``max_tokens``."""
-        done = []
-        for request in self._submitted:
+    def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
+        """Delivers the scripted turns, each cut at its ``max_tokens``."""
+        for request in requests:
             turn = self._turns.get(request.session, 0)
             self._turns[request.session] = turn + 1
             said = list(self.script(request.session, turn))
             ids = said[: request.max_tokens]
-            ended = len(ids) == len(said)
-            done.append(Completion(request.session, ids, [0.0] * len(ids), "stop" if ended else "length", self.version))
-        self._submitted = []
-        return done
+            reason = "stop" if len(ids) == len(said) else "length"
+            deliver(Completion(request.session, ids, [0.0] * len(ids), reason, self.version))
 
     def release(self, sessions: Iterable[int]) -> None:
         """Forgets episodes that have ended."""
         for session in sessions:
             self._turns.pop(session, None)
 
-    def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Zeros: what is scripted is certain."""
         return [np.zeros(len(ids), np.float32) for ids in sequences]
 
-    def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
+    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
         """Has no weights; takes the version."""
         self.version = version
 
@@ -63,3 +57,6 @@ class ScriptedEngine:
 
     def wake(self) -> None:
         """Held no memory."""
+
+    def close(self) -> None:
+        """Started nothing."""

@@ -1,13 +1,13 @@
 """Sampling with a transformers model in this process: many episodes in one batch, their KV cache kept between turns.
 
-Works in lockstep: :meth:`TransformersEngine.collect` finishes every request handed over. Episodes that started
+Works in lockstep: :meth:`TransformersEngine.submit` finishes every request handed over. Episodes that started
 together form a *block* with one cache. A prompt that several of them share is computed once; what the environment
 said between two turns is fed as it is; only new tokens are ever computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from grpo_agents.engines import Completion, Request, Sampling, uniform
+from grpo_agents.engines import Completion, Deliver, Request, Sampling, check_requests, uniform
 
 
 @dataclass
@@ -52,6 +52,8 @@ class TransformersEngine:
             positions.
     """
 
+    lockstep = True
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -75,53 +77,27 @@ class TransformersEngine:
         self.computing = computing
         self.version = 0
         self._blocks: list[_Block] = []
-        self._waiting: list[tuple[Request, Sampling]] = []
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device
 
-    def submit(self, requests: Sequence[Request], sampling: Sampling) -> None:
-        """Hands over requests.
+    @torch.no_grad()
+    def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
+        """Finishes every request.
 
         Raises:
-            ValueError: An empty prompt, no tokens to sample, more than the context holds, or a second request at once;
-                names the session.
+            ValueError: See :func:`~grpo_agents.engines.check_requests`.
         """
-        waiting = {request.session for request, _ in self._waiting}
-        for request in requests:
-            if request.session in waiting:
-                raise ValueError(f"session {request.session}: it has a request under way already")
-            waiting.add(request.session)
-            if not len(request.ids):
-                raise ValueError(f"session {request.session}: the prompt is empty")
-            if request.max_tokens < 1:
-                raise ValueError(f"session {request.session}: max_tokens is {request.max_tokens}; at least 1 is needed")
-            if len(request.ids) + request.max_tokens > self.context_length:
-                raise ValueError(
-                    f"session {request.session}: {len(request.ids)} prompt and {request.max_tokens} new tokens exceed "
-                    f"the model's context of {self.context_length}"
-                )
-            self._waiting.append((request, sampling))
-
-    @torch.no_grad()
-    def collect(self) -> list[Completion]:
-        """Finishes every request handed over, in the order of submission."""
-        waiting, self._waiting = self._waiting, []
+        check_requests(requests, self.context_length, ())
         was_training = self.model.training
         self.model.eval()
-        done: dict[int, Completion] = {}
-        by_sampling: dict[Sampling, dict[int, Request]] = {}
-        for request, sampling in waiting:
-            by_sampling.setdefault(sampling, {})[request.session] = request
         with self.computing():
-            for sampling, requests in by_sampling.items():
-                for block, mine in self._assign(requests):
-                    for completion in self._sample(block, mine, sampling):
-                        done[completion.session] = completion
+            for block, mine in self._assign({request.session: request for request in requests}):
+                for completion in self._sample(block, mine, sampling):
+                    deliver(completion)
         self.model.train(was_training)
-        return [done[request.session] for request, _ in waiting]
 
     def release(self, sessions: Iterable[int]) -> None:
         """Forgets episodes that have ended; their rows leave the cache with the next turn."""
@@ -131,7 +107,7 @@ class TransformersEngine:
         self._blocks = [block for block in self._blocks if len(block.released) < len(block.sessions)]
 
     @torch.no_grad()
-    def score(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[np.ndarray]:
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probability of every token of each sequence given those before it, shape (tokens,); 0 for the first."""
         scored = []
         was_training = self.model.training
@@ -140,13 +116,13 @@ class TransformersEngine:
             tokens = torch.tensor([list(ids)], device=self.device)
             with self.computing():
                 logits = self.model(input_ids=tokens, use_cache=False).logits
-            logits = logits[0, :-1].float() / temperature  # (tokens-1, V)
+            logits = logits[0, :-1].float()  # (tokens-1, V)
             picked = torch.log_softmax(logits, -1).gather(-1, tokens[0, 1:, None])[:, 0]
             scored.append(np.concatenate([[0.0], picked.cpu().numpy()]).astype(np.float32))
         self.model.train(was_training)
         return scored
 
-    def update_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
+    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
         """Takes over named tensors; a tensor that is the model's own already costs nothing.
 
         Raises:
@@ -154,7 +130,7 @@ class TransformersEngine:
         """
         own = dict(self.model.named_parameters())
         with torch.no_grad():
-            for name, tensor in weights:
+            for name, tensor in weights.items():
                 if name not in own:
                     raise ValueError(
                         f"the engine's model has no weight {name!r}: learner and engine hold different models"
@@ -170,6 +146,9 @@ class TransformersEngine:
 
     def wake(self) -> None:
         """Nothing to undo."""
+
+    def close(self) -> None:
+        """Started nothing."""
 
     # One block at a time
 

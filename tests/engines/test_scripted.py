@@ -5,8 +5,9 @@ from grpo_agents.engines.scripted import ScriptedEngine
 
 
 def play(engine, *requests):
-    engine.submit([Request(session, [1, 2], 0, limit) for session, limit in requests], Sampling())
-    return engine.collect()
+    done = []
+    engine.submit([Request(session, [1, 2], 0, limit) for session, limit in requests], Sampling(), done.append)
+    return done
 
 
 def test_it_says_each_sessions_turns_in_order():
@@ -36,9 +37,10 @@ def test_a_released_session_begins_again():
 
 def test_the_rest_of_the_protocol():
     engine = ScriptedEngine(lambda session, turn: [1], context_length=50)
-    engine.update_weights([], 3)
+    engine.update_weights({}, 3)
     engine.sleep()
     engine.wake()
+    engine.close()
     assert engine.context_length == 50
     assert play(engine, (0, 9))[0].version == 3
     assert [scores.tolist() for scores in engine.score([[1, 2, 3], [4]])] == [[0, 0, 0], [0]]

@@ -1,0 +1,84 @@
+"""The engines' settings. Apart from what they set, so that a config is read without torch or vLLM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from grpo_agents.section import Section
+
+
+class VllmConfig(Section):
+    """How vLLM is run, where this run starts it."""
+
+    process: Literal["own", "this"] = Field(
+        default="own",
+        description="own: in a process of its own, which is restarted when it dies or stalls. this: in the trainer's "
+        "process, where nothing can be done about one that hangs.",
+    )
+    memory: float = Field(default=0.85, gt=0, le=1, description="Share of a GPU's memory that it may take.")
+    cpu_cache_gib: int = Field(default=4, ge=1, description="GiB of KV cache, on a CPU.")
+    context_length: int | None = Field(
+        default=None, ge=2, description="The most tokens of prompt and completion; the model's own where not set."
+    )
+    eager: bool = Field(default=False, description="Without CUDA graphs: starts sooner, samples slower.")
+    sleep: bool = Field(default=True, description="Give GPU memory back while the learner works.")
+
+
+class ServerConfig(Section):
+    """Which server samples, for the backends ``server`` and ``hosted``."""
+
+    url: str | None = Field(default=None, description="Its address up to /v1, as http://localhost:8000/v1.")
+    model: str | None = Field(default=None, description="What it calls the model; the first it lists where not set.")
+    key_variable: str = Field(default="OPENAI_API_KEY", description="Environment variable that holds the key.")
+    command: list[str] = Field(
+        default=[], description="Starts the server, and again when it dies or stalls; else it is waited for."
+    )
+    sync: Literal["file", "nccl", "ipc"] = Field(
+        default="file",
+        description="How new weights reach it: through sync_folder; NCCL; or CUDA IPC where both share a GPU.",
+    )
+    sync_folder: str | None = Field(default=None, description="A folder that server and trainer both see, for 'file'.")
+    concurrency: int = Field(default=256, ge=1, description="Requests under way at once.")
+
+
+class CheckConfig(Section):
+    """Whether the engine samples from the policy that is trained."""
+
+    every: int = Field(
+        default=50,
+        ge=1,
+        description="Steps between probes: log-probs of engine and learner compared, first before step 1.",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest difference that a probe may show; 1e-3 in float32 and 0.5 in bfloat16 where not set.",
+    )
+    mismatch: float = Field(
+        default=0.1,
+        gt=0,
+        description="Stop where the mean over a batch of |log π of the learner − of the engine|, at equal weights, is "
+        "above.",
+    )
+
+
+class EngineConfig(Section):
+    """What samples tokens."""
+
+    backend: Literal["transformers", "vllm", "server", "hosted"] = Field(
+        default="transformers",
+        description="transformers: the learner's own model, in lockstep. vllm: started by this run. server: a running "
+        "`vllm serve`. hosted: any OpenAI-compatible chat model; for evaluation, as it gives no tokens.",
+    )
+    max_rows: int = Field(default=512, ge=1, description="Episodes computed together; lower it where memory is short.")
+    patience: float = Field(
+        default=120.0, gt=0, description="Seconds without any progress after which an engine counts as stalled."
+    )
+    restarts: int = Field(
+        default=3, ge=0, description="How often in a row, without a completion between, it is started again."
+    )
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="How vLLM is run.")
+    server: ServerConfig = Field(default_factory=ServerConfig, description="Which server.")
+    check: CheckConfig = Field(default_factory=CheckConfig, description="Whether it samples from the policy.")
