@@ -18,7 +18,7 @@ class VllmConfig(Section):
         "process, where nothing can be done about one that hangs.",
     )
     memory: float = Field(default=0.85, gt=0, le=1, description="Share of a GPU's memory that it may take.")
-    cpu_cache_gib: int = Field(default=4, ge=1, description="GiB of KV cache, on a CPU.")
+    cpu_cache_gib: int = Field(default=2, ge=1, description="GiB of KV cache, on a CPU.")
     context_length: int | None = Field(
         default=None, ge=2, description="The most tokens of prompt and completion; the model's own where not set."
     )
