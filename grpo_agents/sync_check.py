@@ -15,6 +15,7 @@ import numpy as np
 
 from grpo_agents.chat import Chat
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling, TokenEngine, mix
+from grpo_agents.engines.settings import CheckConfig
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.trajectory import Sample, Trajectory
@@ -51,17 +52,18 @@ class SyncCheck:
         engine: To be probed.
         learner: Knows the policy, and the temperature.
         chat: Writes the prompts.
-        tolerance: The largest difference of two log-probabilities.
+        config: How far log-probabilities may differ.
         seconds: The engine's deadline.
         seed: The run's.
     """
 
     def __init__(
-        self, engine: TokenEngine, learner: Learner, chat: Chat, *, tolerance: float, seconds: float, seed: int
+        self, engine: TokenEngine, learner: Learner, chat: Chat, config: CheckConfig, *, seconds: float, seed: int
     ):
         self.engine = engine
         self.learner = learner
-        self.tolerance = tolerance
+        self.tolerance = config.largest_difference(learner.dtype)
+        self.mean_tolerance = config.mismatch
         self.seconds = seconds
         self._prompts = [chat.start([{"role": "user", "content": text}]).ids for text in QUESTIONS]
         self._seeds = [mix(seed, 6, number) for number in range(len(QUESTIONS))]
@@ -99,11 +101,11 @@ class SyncCheck:
                 )
         differences = np.abs(found.learner - found.engine)  # (tokens,)
         largest, mean = float(differences.max()), float(differences.mean())
-        if not largest <= self.tolerance:
+        if not (largest <= self.tolerance and mean <= self.mean_tolerance):
             self._refuse(
                 f"log-probabilities of {len(differences)} tokens that it sampled with version {version} of the weights "
-                f"differ from the learner's by up to {largest:.3g} ({mean:.3g} on average), and "
-                f"{self.tolerance:g} is tolerated"
+                f"differ from the learner's by up to {largest:.3g} and by {mean:.3g} on average, and no more than "
+                f"{self.tolerance:g} (engine.check.tolerance) and {self.mean_tolerance:g} (engine.check.mismatch) may be"
             )
         self._last = found
         return {"sync/max_difference": largest, "sync/mean_difference": mean}
@@ -154,7 +156,7 @@ class SyncCheck:
             "Likely causes: weights that did not arrive; a server with another model; an engine that divides by "
             f"another temperature than {self.learner.temperature:g}, cuts the distribution, or returns "
             "log-probabilities from before the temperature (vLLM: logprobs_mode 'processed_logprobs'); another dtype "
-            f"than {self.learner.dtype}: then set engine.check.tolerance.\n"
+            f"than {self.learner.dtype}, which wants another tolerance.\n"
             f"Checkpoints are intact{affected}: mend it, then go on with `grpo-agents train --resume RUN`"
         )
 

@@ -76,7 +76,7 @@ class Trainer:
             self.parts.engine,
             self.learner,
             self.parts.chat,
-            tolerance=config.engine.check.largest_difference(config.model.dtype),
+            config.engine.check,
             seconds=config.rollout.episode_timeout,
             seed=config.seed,
         )

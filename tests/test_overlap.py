@@ -198,16 +198,16 @@ KILLED = """
 
     config, folder = load_config(sys.argv[1]), Path(sys.argv[2])
     sample_apart(pytest.MonkeyPatch())
-    for attempt in range(6):
+    for attempt in range(4):
         child = os.fork()
         if child == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             resume(folder) if (folder / "config.toml").exists() else train(config)
             os._exit(0)
-        wanted = folder / "trajectories" / f"train-{attempt + 1:06d}.parquet"
-        while attempt < 4 and not wanted.exists():
+        wanted = folder / "trajectories" / f"train-{2 * attempt + 1:06d}.parquet"
+        while attempt < 3 and not wanted.exists():
             time.sleep(0.002)
-        if attempt < 4:
+        if attempt < 3:
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if not os.WIFSIGNALED(status):

@@ -11,6 +11,7 @@ from tiny import full_logprobs, make_model
 
 from grpo_agents.chat import Chat
 from grpo_agents.engines import EngineFailure
+from grpo_agents.engines.settings import CheckConfig
 from grpo_agents.engines.transformers import TransformersEngine
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.settings import LearnerConfig
@@ -24,12 +25,12 @@ from runs import grpo, rows_of, sft
 def check(tokenizer):
     """Makes a check of an engine of some kind, on a copy of the learner's model."""
 
-    def make(kind=TransformersEngine, *, temperature=1.0, tolerance=1e-3, seconds=60.0, same=True):
+    def make(kind=TransformersEngine, *, temperature=1.0, seconds=60.0, same=True, **settings):
         model = make_model(vocab=len(tokenizer))
         chat = Chat(tokenizer)
         engine = kind(copy.deepcopy(model) if same else make_model(vocab=len(tokenizer), seed=9), chat.pad_id)
         learner = Learner(model, LearnerConfig(), Grpo(), steps=1, temperature=temperature)
-        return SyncCheck(engine, learner, chat, tolerance=tolerance, seconds=seconds, seed=0)
+        return SyncCheck(engine, learner, chat, CheckConfig(**settings), seconds=seconds, seed=0)
 
     return make
 
@@ -52,7 +53,7 @@ def test_equal_weights_agree_to_rounding(check, temperature):
 
 def test_what_is_compared_is_what_was_sampled(check):
     """Against whole logits in float64, of an engine with other weights."""
-    mine, said = check(same=False, tolerance=1e9), []
+    mine, said = check(same=False, tolerance=1e9, mismatch=1e9), []
     submit = mine.engine.submit
 
     def overheard(requests, sampling, deliver):
@@ -76,7 +77,7 @@ def test_what_is_compared_is_what_was_sampled(check):
 
 @pytest.mark.parametrize(("kind", "temperature"), [(Hotter, 1.0), (Hotter, 0.5), (Raw, 0.6)])
 def test_another_temperature_is_found(check, kind, temperature):
-    with pytest.raises(ValueError, match=r"differ from the learner's by up to .* and 0\.001 is tolerated.*\n.*"
+    with pytest.raises(ValueError, match=r"differ from the learner's by up to .* 0\.001 \(engine\.check\.tolerance.*\n.*"
                        rf"another temperature than {temperature:g}.*processed_logprobs"):  # fmt: skip
         check(kind, temperature=temperature).probe(0)
 
@@ -106,6 +107,12 @@ def test_weights_that_stay_behind_are_found_though_they_moved_less_than_is_toler
     mine.engine.update_weights(move(mine, 1e-3), 2)
     with pytest.raises(ValueError, match=r"bit for bit those of version 1, while the learner's moved by up to 0\.0"):
         mine.probe(2)
+
+
+def test_where_single_tokens_are_rounded_the_mean_counts(check):
+    """As in bfloat16."""
+    with pytest.raises(ValueError, match=r"on average, and no more than 50 \(engine\.check\.tolerance\) and 0\.1 "):
+        check(Hotter, tolerance=50).probe(0)
 
 
 def test_an_old_version_is_found(check):

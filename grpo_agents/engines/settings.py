@@ -60,16 +60,16 @@ class CheckConfig(Section):
     mismatch: float = Field(
         default=0.1,
         gt=0,
-        description="Stop where the mean over a batch of |log π of the learner − of the engine|, at equal weights, is "
-        "above.",
+        description="Stop where the mean over a batch or a probe of |log π of the learner − of the engine|, at equal "
+        "weights, is above.",
     )
 
     def largest_difference(self, dtype: str) -> float:
         """``tolerance``, or what suits a dtype.
 
-        In float32, implementations differ by 1e-6 to 1e-4. In bfloat16, logits of 16 and more are 0.125 apart, and a
-        few such steps between two implementations are rounding. Other weights or another temperature show as a nat
-        and more at some token.
+        In float32, implementations were seen to differ by some 1e-6, and a thousandth is beyond any rounding. In
+        bfloat16, logits of 16 and more are 0.125 apart, so that a few such steps at a single token are rounding: what
+        is wrong and smaller than that shows in the mean (``mismatch``).
         """
         return self.tolerance or {"float32": 1e-3, "bfloat16": 0.5}[dtype]
 
