@@ -104,8 +104,8 @@ class SyncCheck:
         if not (largest <= self.tolerance and mean <= self.mean_tolerance):
             self._refuse(
                 f"log-probabilities of {len(differences)} tokens that it sampled with version {version} of the weights "
-                f"differ from the learner's by up to {largest:.3g} and by {mean:.3g} on average, and no more than "
-                f"{self.tolerance:g} (engine.check.tolerance) and {self.mean_tolerance:g} (engine.check.mismatch) may be"
+                f"differ from the learner's by up to {largest:.3g} and by {mean:.3g} on average, and at most "
+                f"{self.tolerance:g} (engine.check.tolerance) and {self.mean_tolerance:g} (engine.check.mismatch) pass"
             )
         self._last = found
         return {"sync/max_difference": largest, "sync/mean_difference": mean}
