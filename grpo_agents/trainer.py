@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,14 @@ class Trainer:
             EngineFailure: The engine cannot go on.
         """
         steps = self.config.train.steps
-        self._sync()
         with (
+            closing(self.parts.engine),
             self.display,
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
             _politely() as stop,
         ):
             for step in range(self.start, steps):
+                self._sync_if_due(step)
                 self._probe_if_due(step, board)
                 self._evaluate_if_due(step, board)
                 began = time.perf_counter()
@@ -117,7 +118,6 @@ class Trainer:
                 self._check_batch(step, groups)
                 with self._engine_meanwhile(step + 1):
                     figures |= self._learn(groups, step)
-                self._sync()
                 figures["seconds/step"] = time.perf_counter() - began
                 self._log(step, figures, board)
                 self.display.step(step, figures)
@@ -128,6 +128,7 @@ class Trainer:
                     raise KeyboardInterrupt(
                         f"stopped after step {done}; go on with `grpo-agents train --resume {self.folder.path}`"
                     )
+            self._sync_if_due(steps)
             self._probe_if_due(steps, board)
             self._evaluate_if_due(steps, board)
         save_policy(self.parts.model, self.parts.tokenizer, self.folder.model)
@@ -165,9 +166,10 @@ class Trainer:
                 figures = self.learner.learn(batch, version=step, progress=step / self.config.train.steps)
         return figures | {"seconds/learn": time.perf_counter() - began}
 
-    def _sync(self) -> None:
-        """Hands the weights to the engine, which wakes; nothing is sampled meanwhile."""
-        self.parts.engine.update_weights(self.weights.named, self.weights.version)
+    def _sync_if_due(self, step: int) -> None:
+        """Hands the weights to the engine, which wakes, where it is about to sample; nothing is sampled meanwhile."""
+        if self.method.source == "policy" or self._evaluates(step):
+            self.parts.engine.update_weights(self.weights)
 
     def _probe_if_due(self, step: int, board: SummaryWriter) -> None:
         """Stops a run whose engine samples from another policy: see :class:`~grpo_agents.sync_check.SyncCheck`."""

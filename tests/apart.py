@@ -6,13 +6,14 @@ from dataclasses import replace
 from grpo_agents import trainer
 from grpo_agents.build import build
 from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.engines.weights import Weights
 
 
 class Frozen(TransformersEngine):
     """Takes no weights, and says that it did."""
 
-    def update_weights(self, weights, version):
-        super().update_weights({}, version)
+    def update_weights(self, weights):
+        super().update_weights(Weights({}, weights.version))
 
 
 class Behind(TransformersEngine):
@@ -58,9 +59,9 @@ def sample_apart(monkeypatch, kind=TransformersEngine):
     """Gives every run from now on an engine of that kind on a copy of its model; returns them, as they are made."""
     engines = []
 
-    def build_apart(config):
+    def build_apart(config, *args, **options):
         engine = config.engine.model_copy(update={"backend": "transformers"})
-        parts = build(config.model_copy(update={"engine": engine}))
+        parts = build(config.model_copy(update={"engine": engine}), *args, **options)
         engines.append(engine_apart(parts, kind))
         return replace(parts, engine=engines[-1])
 

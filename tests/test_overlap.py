@@ -75,9 +75,9 @@ class Uneven(TransformersEngine):
         super().submit(requests, sampling, deliver)
         self.sampling -= 1
 
-    def update_weights(self, weights, version):
+    def update_weights(self, weights):
         assert not self.sampling
-        super().update_weights(weights, version)
+        super().update_weights(weights)
 
 
 def test_how_long_sampling_and_learning_take_never_shows(overlapped, warm, tmp_path, monkeypatch):
@@ -256,10 +256,10 @@ def test_the_engine_sleeps_while_the_learner_works_and_never_with_overlap(warm, 
             told.append("sleep")
             self.asleep = True
 
-        def update_weights(self, weights, version):
-            told.append(version)
+        def update_weights(self, weights):
+            told.append(weights.version)
             self.asleep = False
-            super().update_weights(weights, version)
+            super().update_weights(weights)
 
     def recorded(self, *args, **settings):
         told.append("learn")
@@ -289,9 +289,9 @@ def test_weights_can_be_read_while_the_learner_works(warm, tmp_path, monkeypatch
     runner = runner_of["run"] = Trainer(grpo(tmp_path / "run", warm, **{**OVERLAP, "learner.updates": 2}))
     sent, update = {}, runner.parts.engine.update_weights
 
-    def remember(weights, version):
-        sent[version] = {name: value.detach().clone() for name, value in weights.items()}
-        update(weights, version)
+    def remember(weights):
+        sent[weights.version] = {name: value.detach().clone() for name, value in weights.named.items()}
+        update(weights)
 
     runner.parts.engine.update_weights = remember
     runner.train()

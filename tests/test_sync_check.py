@@ -13,6 +13,7 @@ from grpo_agents.chat import Chat
 from grpo_agents.engines import EngineFailure
 from grpo_agents.engines.settings import CheckConfig
 from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.engines.weights import Weights
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.settings import LearnerConfig
 from grpo_agents.methods.grpo import Grpo
@@ -47,7 +48,7 @@ def test_equal_weights_agree_to_rounding(check, temperature):
     mine = check(temperature=temperature)
     figures = mine.probe(0)
     assert 0 <= figures["sync/mean_difference"] <= figures["sync/max_difference"] < 1e-5
-    mine.engine.update_weights(move(mine, 0.1), 1)
+    mine.engine.update_weights(Weights(move(mine, 0.1), 1))
     assert mine.probe(1)["sync/max_difference"] < 1e-5
 
 
@@ -93,7 +94,7 @@ def test_weights_of_which_a_part_arrives_are_found_later(check):
     mine = check()
     mine.probe(0)
     moved = move(mine, 0.1)
-    mine.engine.update_weights(dict(list(moved.items())[1:]), 50)
+    mine.engine.update_weights(Weights(dict(list(moved.items())[1:]), 50))
     with pytest.raises(ValueError, match=r"differ from the learner's(?s:.)*up to step 0, where a probe was good"):
         mine.probe(50)
 
@@ -102,9 +103,9 @@ def test_weights_that_stay_behind_are_found_though_they_moved_less_than_is_toler
     """In bfloat16 the tolerance is wide and a learning rate of 1e-6 moves little: equal bits give it away."""
     mine = check(Frozen, tolerance=0.5)
     mine.probe(0)
-    mine.engine.update_weights(move(mine, 0.0), 1)
+    mine.engine.update_weights(Weights(move(mine, 0.0), 1))
     mine.probe(1)  # nothing was learned between them
-    mine.engine.update_weights(move(mine, 1e-3), 2)
+    mine.engine.update_weights(Weights(move(mine, 1e-3), 2))
     with pytest.raises(ValueError, match=r"bit for bit those of version 1, while the learner's moved by up to 0\.0"):
         mine.probe(2)
 
@@ -117,7 +118,7 @@ def test_where_single_tokens_are_rounded_the_mean_counts(check):
 
 def test_an_old_version_is_found(check):
     mine = check(Behind)
-    mine.engine.update_weights(move(mine, 0.0), 4)
+    mine.engine.update_weights(Weights(move(mine, 0.0), 4))
     with pytest.raises(ValueError, match=r"version 4 of the weights was handed to it, and it samples with version 3"):
         mine.probe(4)
 

@@ -6,11 +6,13 @@ Importing this needs numpy alone; each backend is imported by who chooses it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from grpo_agents.engines.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,13 @@ class TokenEngine(Protocol):
         """
         ...
 
-    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Takes over named tensors and forgets what was computed with the old ones; wakes an engine that sleeps.
+    def update_weights(self, weights: Weights) -> None:
+        """Takes over the policy's weights, under the names of its checkpoint, and forgets what the old ones computed.
 
-        Args:
-            weights: The model's own names, as in its checkpoint, each with a tensor.
-            version: Goes into every completion that they sample.
+        Wakes an engine that sleeps. Completions are of their version from then on.
+
+        Raises:
+            ValueError: Weights of another model, or requests are under way: their tokens would be of two policies.
         """
         ...
 

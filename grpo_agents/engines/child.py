@@ -16,16 +16,19 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling, check_requests
+from grpo_agents.engines.weights import Weights
 
 LOAD_SECONDS = 1800.0
 """So long may a process take to load its model."""
@@ -82,7 +85,7 @@ class ChildEngine:
         self._under_way: dict[int, tuple[Request, Sampling, Deliver]] = {}
         self._call: _Call | None = None  # somebody waits for it
         self._numbers = itertools.count()
-        self._weights: Mapping[str, Any] | None = None
+        self._weights: Weights | None = None
         self._lost = 0  # processes in a row
         self._failure: EngineFailure | None = None
         self._closed = False
@@ -125,16 +128,16 @@ class ChildEngine:
         """Log-probability at temperature 1 of every token of each sequence given those before it, shape (tokens,)."""
         return self._do("score", [list(ids) for ids in sequences])
 
-    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Takes over named tensors; see :class:`~grpo_agents.engines.TokenEngine`.
+    def update_weights(self, weights: Weights) -> None:
+        """Takes over the weights; see :class:`~grpo_agents.engines.TokenEngine`.
 
-        The mapping is kept: a process that is started again gets what its tensors are by then.
+        They are kept: a process that is started again gets what they are by then.
         """
         with self._lock:
             if self._under_way:
                 raise ValueError(f"{len(self._under_way)} requests are under way; release them before new weights")
-            self._weights, self.version = weights, version
-        self._do("update_weights", version)
+            self._weights = weights
+        self._do("update_weights")
 
     def sleep(self) -> None:
         """Gives accelerator memory back while the learner works."""
@@ -142,10 +145,7 @@ class ChildEngine:
 
     def wake(self) -> None:
         """Takes it again; the weights are those of the last update."""
-        if self._weights is not None:
-            self._do("update_weights", self.version)
-        else:
-            self._do("wake")
+        self._do("wake" if self._weights is None else "update_weights")
 
     def close(self) -> None:
         """Ends the process."""
@@ -168,9 +168,13 @@ class ChildEngine:
     def _send(self, call: _Call) -> None:
         if call.name == "update_weights":
             assert self._weights is not None
-            for name, tensor in self._weights.items():
-                self._process.send("weight", name, _portable(tensor))
-        self._process.send("call", call.number, call.name, call.arguments)
+            with self._weights.reading() as (named, version):
+                self.version = version
+                for name, tensor in named.items():
+                    self._process.send("weight", name, _portable(tensor))
+                self._process.send("weights", call.number, version)
+        else:
+            self._process.send("call", call.number, call.name, call.arguments)
 
     # On the watcher's thread
 
@@ -239,7 +243,7 @@ class ChildEngine:
                     return
                 self._say(
                     f"the engine's process {lost}\nIt is started again ({self._lost} of {self._restarts} in a row), "
-                    f"with weights of version {self.version}; {len(self._under_way)} episodes go on where they were"
+                    f"with the weights of now; {len(self._under_way)} episodes go on where they were"
                 )
                 try:
                     self._process = _Process(*self._make)
@@ -247,7 +251,7 @@ class ChildEngine:
                 except _Lost as again:
                     lost = again
             if self._weights is not None:
-                self._send(_Call(next(self._numbers), "update_weights", (self.version,)))
+                self._send(_Call(next(self._numbers), "update_weights", ()))
             if self._call:
                 self._send(self._call)
             for request, sampling, _ in self._under_way.values():
@@ -348,10 +352,13 @@ class _Process:
 
 def _portable(tensor: Any) -> Any:
     """A GPU's tensor as it is, to be sent as a handle; a CPU's as an array."""
-    import torch.multiprocessing  # noqa: F401  teaches the pipe to send handles
+    import torch.multiprocessing  # teaches the pipe to send handles
 
     tensor = tensor.detach()
-    return tensor if tensor.is_cuda else tensor.float().numpy()
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)  # the child does not see this process's stream
+        return tensor
+    return tensor.float().numpy()
 
 
 # In the child
@@ -373,14 +380,15 @@ def main(descriptor: int) -> None:
             engine = getattr(importlib.import_module(module), name)(**settings)
         except (ValueError, ImportError, OSError) as error:
             send("lost", f"says: {error}")
-            return
+            os._exit(0)
         send("ready", engine.context_length)
         threading.Thread(target=_beat, args=(engine, send), daemon=True).start()
         _serve(engine, pipe, send)
     except (EOFError, OSError):  # the parent is gone
         pass
-    finally:
-        os._exit(0)  # whatever its threads are at
+    except Exception:
+        traceback.print_exc()  # the parent reads it
+    os._exit(0)  # whatever its threads are at
 
 
 def _beat(engine: Any, send: Callable[..., None]) -> None:
@@ -396,6 +404,16 @@ def _serve(engine: Any, pipe: Connection, send: Callable[..., None]) -> None:
         else:
             send("completion", done)
 
+    def answer(number: int, work: Callable[[], Any]) -> None:
+        try:
+            value = work()
+        except ValueError as error:
+            send("answer", number, None, str(error))
+        except EngineFailure as error:
+            send("lost", f"says: {error}")
+        else:
+            send("answer", number, value, None)
+
     weights: dict[str, Any] = {}
     while True:
         kind, *what = pipe.recv()
@@ -409,19 +427,13 @@ def _serve(engine: Any, pipe: Connection, send: Callable[..., None]) -> None:
             engine.release(what[0])
         elif kind == "weight":
             weights[what[0]] = _tensor(what[1])
+        elif kind == "weights":
+            number, version = what
+            answer(number, partial(engine.update_weights, Weights(weights, version)))
+            weights = {}  # a GPU's memory is the parent's
         else:
             number, name, arguments = what
-            if name == "update_weights":
-                arguments, weights = (weights, *arguments), {}
-            try:
-                value = getattr(engine, name)(*arguments)
-            except ValueError as error:
-                send("answer", number, None, str(error))
-            except EngineFailure as error:
-                send("lost", f"says: {error}")
-            else:
-                send("answer", number, value, None)
-            del arguments  # and with it what the parent's GPU memory is held by
+            answer(number, partial(getattr(engine, name), *arguments))
 
 
 def _tensor(value: Any) -> Any:

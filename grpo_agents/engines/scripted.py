@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from grpo_agents.engines import Completion, Deliver, Request, Sampling
+from grpo_agents.engines.weights import Weights
 
 Script = Callable[[int, int], Sequence[int]]
 """(session, turn) → the token ids of that turn, stop token included."""
@@ -48,9 +48,9 @@ class ScriptedEngine:
         """Zeros: what is scripted is certain."""
         return [np.zeros(len(ids), np.float32) for ids in sequences]
 
-    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
+    def update_weights(self, weights: Weights) -> None:
         """Has no weights; takes the version."""
-        self.version = version
+        self.version = weights.version
 
     def sleep(self) -> None:
         """Holds no memory."""

@@ -7,7 +7,7 @@ said between two turns is fed as it is; only new tokens are ever computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from grpo_agents.engines import Completion, Deliver, Request, Sampling, check_requests, uniform
+from grpo_agents.engines.weights import Weights
 
 
 @dataclass
@@ -122,15 +123,15 @@ class TransformersEngine:
         self.model.train(was_training)
         return scored
 
-    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
+    def update_weights(self, weights: Weights) -> None:
         """Takes over named tensors; a tensor that is the model's own already costs nothing.
 
         Raises:
             ValueError: A name that the model does not have.
         """
         own = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in weights.items():
+        with torch.no_grad(), weights.reading() as (named, version):
+            for name, tensor in named.items():
                 if name not in own:
                     raise ValueError(
                         f"the engine's model has no weight {name!r}: learner and engine hold different models"

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling, check_requests
+from grpo_agents.engines.weights import Weights
 
 SUPPORTED = ("0.32", "0.33")
 """Versions of vLLM that this is written for; it was run with 0.32."""
@@ -198,8 +199,8 @@ class VllmEngine:
                 future.set_result(np.zeros(len(ids), np.float32))
         return [self._result(future) for future in scores]
 
-    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Takes over named tensors without a disk between, and forgets the prefixes computed with the old ones.
+    def update_weights(self, weights: Weights) -> None:
+        """Takes over the weights without a disk between, and forgets the prefixes computed with the old ones.
 
         With LoRA the adapter's tensors alone, through a file of their size in memory where there is such a folder.
 
@@ -209,8 +210,9 @@ class VllmEngine:
         """
         if self._under_way:
             raise ValueError(f"{len(self._under_way)} requests are under way; release them before new weights")
-        self._do(lambda: self._update(weights, version))
-        self.version = version
+        with weights.reading() as (named, version):
+            self._do(lambda: self._update(named, version))
+            self.version = version
 
     def sleep(self) -> None:
         """Gives the memory of weights and cache back, where vLLM can (on a GPU)."""

@@ -28,6 +28,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from grpo_agents.engines import EngineFailure, Request, Sampling, TokenEngine, mix
 from grpo_agents.engines.child import ChildEngine
 from grpo_agents.engines.vllm import CPU_BATCH, VllmEngine
+from grpo_agents.engines.weights import Weights
 from grpo_agents.env import AgentEnv, Reply
 from grpo_agents.rewards import RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
@@ -250,7 +251,7 @@ def update_often(folder: str) -> list[dict[str, Any]]:
             for value in model.parameters():
                 value += 0.001 * torch.randn_like(value)
         began = time.perf_counter()
-        engine.update_weights(dict(model.named_parameters()), version)
+        engine.update_weights(Weights(dict(model.named_parameters()), version))
         seconds.append(time.perf_counter() - began)
         engine.submit(asked, Sampling(), inbox.put)
         for _ in asked:

@@ -32,10 +32,10 @@ class Drawing:
     def score(self, sequences):
         return [np.arange(len(ids), dtype=np.float32) for ids in sequences]
 
-    def update_weights(self, weights, version):
-        if "nothing" in weights:
+    def update_weights(self, weights):
+        if "nothing" in weights.named:
             raise ValueError("there is no weight 'nothing'")
-        self.version = version
+        self.version = weights.version
 
     def sleep(self):
         self.version = -1
@@ -109,7 +109,7 @@ class DyingLater(Drawing):
 class Deaf(Drawing):
     """Does not take new weights in."""
 
-    def update_weights(self, weights, version):
+    def update_weights(self, weights):
         time.sleep(600)
 
 

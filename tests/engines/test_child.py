@@ -16,6 +16,7 @@ from tiny import full_logprobs, make_model
 
 from grpo_agents.engines import EngineFailure, Request, Sampling
 from grpo_agents.engines.child import ChildEngine
+from grpo_agents.engines.weights import Weights
 
 HERE = Path(__file__).parent
 SAMPLING = Sampling(stop_ids=(7,))
@@ -83,7 +84,7 @@ def test_a_real_model_samples_there_as_it_does_here(start):
     assert engine.context_length == 256
     assert engine.score([[1, 2, 3]])[0][1:] == pytest.approx(full_logprobs(make_model(), [1, 2, 3]), abs=1e-5)
     other = make_model(seed=1)
-    engine.update_weights(dict(other.named_parameters()), 4)
+    engine.update_weights(Weights(dict(other.named_parameters()), 4))
     here = stand_ins.tiny(seed=1)
     here.version = 4
     assert same(sample(engine), sample(here))
@@ -99,7 +100,7 @@ def test_sleeping_and_waking(start):
     assert sample(engine) == drawn(-1)
     engine.wake()
     assert sample(engine) == drawn(0)
-    engine.update_weights(WEIGHTS, 5)
+    engine.update_weights(Weights(WEIGHTS, 5))
     engine.sleep()
     engine.wake()  # with the weights of the last update, which a sleeping engine may have given up
     assert sample(engine) == drawn(5)
@@ -119,11 +120,11 @@ def test_a_process_that_is_lost_is_started_again_and_every_request_ends_as_if_no
     left, said = tmp_path / "left", []
     left.write_text("2")
     engine = start("Faulty", {"fault": fault, "left": str(left)}, patience=3.0, restarts=3, say=said.append)
-    engine.update_weights(WEIGHTS, 3)
+    engine.update_weights(Weights(WEIGHTS, 3))
     assert sample(engine) == drawn(3)
     assert len(said) == 2
     assert re.search(why, said[0])
-    assert "It is started again (1 of 3 in a row), with weights of version 3; " in said[0]
+    assert "It is started again (1 of 3 in a row), with the weights of now; " in said[0]
     assert "(2 of 3 in a row)" in said[1]
 
 
@@ -172,7 +173,7 @@ def test_one_that_dies_while_nothing_is_to_do_is_started_when_something_is(start
 def test_weights_that_are_not_taken_in_time_are_sent_to_a_new_process_and_then_it_is_an_error(start):
     engine = start("Deaf", patience=2.0, restarts=1)
     with pytest.raises(EngineFailure, match=r"started again 1 times without.*no progress for 2 s"):
-        engine.update_weights(WEIGHTS, 1)
+        engine.update_weights(Weights(WEIGHTS, 1))
     with pytest.raises(EngineFailure, match="started again 1 times"):
         engine.submit(requests(), SAMPLING, print)
 
@@ -214,7 +215,7 @@ def test_what_the_engine_refuses_over_there_is_said_and_nothing_is_started_again
     said = []
     engine = start("Drawing", say=said.append)
     with pytest.raises(ValueError, match="no weight 'nothing'"):
-        engine.update_weights({"nothing": torch.zeros(1)}, 1)
+        engine.update_weights(Weights({"nothing": torch.zeros(1)}, 1))
     assert said == []
 
 
@@ -224,9 +225,9 @@ def test_released_episodes_are_not_delivered_and_keep_nobody_from_new_weights(st
     engine, inbox = start("Faulty", {"fault": "slow", "left": str(left)}), queue.SimpleQueue()
     engine.submit(requests(2), SAMPLING, inbox.put)
     with pytest.raises(ValueError, match="requests are under way"):
-        engine.update_weights(WEIGHTS, 1)
+        engine.update_weights(Weights(WEIGHTS, 1))
     engine.release([0, 1])
-    engine.update_weights(WEIGHTS, 1)
+    engine.update_weights(Weights(WEIGHTS, 1))
     assert sample(engine) == drawn(1)
     assert inbox.qsize() <= 1  # what was done before the release
 

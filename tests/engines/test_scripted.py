@@ -2,6 +2,7 @@ import pytest
 
 from grpo_agents.engines import Request, Sampling
 from grpo_agents.engines.scripted import ScriptedEngine
+from grpo_agents.engines.weights import Weights
 
 
 def play(engine, *requests):
@@ -37,7 +38,7 @@ def test_a_released_session_begins_again():
 
 def test_the_rest_of_the_protocol():
     engine = ScriptedEngine(lambda session, turn: [1], context_length=50)
-    engine.update_weights({}, 3)
+    engine.update_weights(Weights({}, 3))
     engine.sleep()
     engine.wake()
     engine.close()

@@ -7,6 +7,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from grpo_agents.engines import Request, Sampling, uniform
 from grpo_agents.engines.transformers import TransformersEngine, draw
+from grpo_agents.engines.weights import Weights
 
 VOCAB = 97
 STOPS = tuple(range(0, VOCAB, 9))
@@ -225,7 +226,7 @@ def test_new_weights_change_what_is_sampled_and_drop_the_caches():
     engine = make_engine(model)
     ids = prompts(1)[0]
     before = generate(engine, [request(0, ids)])[0]
-    engine.update_weights({name: value.clone() for name, value in other.named_parameters()}, 5)
+    engine.update_weights(Weights({name: value.clone() for name, value in other.named_parameters()}, 5))
     assert engine._blocks == []
     longer = ids + before.ids + [4]
     after = generate(engine, [request(0, longer), request(1, ids, seed=1000)])
@@ -241,14 +242,14 @@ def test_the_learners_own_weights_are_taken_over_without_a_copy():
     model = make_model()
     engine = make_engine(model)
     places = {name: value.data_ptr() for name, value in model.named_parameters()}
-    engine.update_weights(dict(model.named_parameters()), 1)
+    engine.update_weights(Weights(dict(model.named_parameters()), 1))
     assert places == {name: value.data_ptr() for name, value in model.named_parameters()}
     assert engine.version == 1
 
 
 def test_an_unknown_weight_is_named():
     with pytest.raises(ValueError, match=r"no weight 'model\.layers\.7\.nothing'"):
-        make_engine().update_weights({"model.layers.7.nothing": torch.zeros(1)}, 1)
+        make_engine().update_weights(Weights({"model.layers.7.nothing": torch.zeros(1)}, 1))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from grpo_agents.chat import Chat
 from grpo_agents.engines import EngineFailure, Request, Sampling
 from grpo_agents.engines.child import ChildEngine
 from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.engines.weights import Weights
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.learner.model import adapter_config
 from grpo_agents.rewards.component import RewardVector
@@ -46,7 +47,7 @@ def engine(folder):
 def model(folder, engine):
     """The learner's model, whose weights the engine has."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    engine.update_weights(dict(model.named_parameters()), 0)
+    engine.update_weights(Weights(dict(model.named_parameters()), 0))
     return model
 
 
@@ -138,7 +139,7 @@ def test_the_models_own_end_of_sequence_is_a_token_like_others_unless_it_is_name
         weights = {name: value.clone() for name, value in weights.items()}
         weights["model.embed_tokens.weight"] *= 0
         weights["model.embed_tokens.weight"][eos] += 1e-3  # a tied output layer: all others are equal, and few are eos
-    engine.update_weights(weights, 1)
+    engine.update_weights(Weights(weights, 1))
     done = sample(engine, requests(4, 200))
     assert {completion.finish_reason for completion in done.values()} == {"length"}
     assert any(eos in completion.ids for completion in done.values())
@@ -171,7 +172,7 @@ def test_two_hundred_updates_and_no_stale_token(engine, model):
         with torch.no_grad():
             for value in model.parameters():
                 value += 0.002 * torch.randn(value.shape, generator=generator)
-        engine.update_weights(dict(model.named_parameters()), version)
+        engine.update_weights(Weights(dict(model.named_parameters()), version))
         done = sample(engine, asked)
         assert {completion.version for completion in done.values()} == {version}
         assert largest_difference(model, asked, done) < 1e-5
@@ -181,9 +182,9 @@ def test_requests_under_way_keep_the_weights_as_they_are(engine, model):
     inbox = queue.SimpleQueue()
     engine.submit([Request(0, [5] * 10, 1, 240)], Sampling(), inbox.put)
     with pytest.raises(ValueError, match="1 requests are under way; release them before new weights"):
-        engine.update_weights(dict(model.named_parameters()), 9)
+        engine.update_weights(Weights(dict(model.named_parameters()), 9))
     engine.release([0])
-    engine.update_weights(dict(model.named_parameters()), 9)
+    engine.update_weights(Weights(dict(model.named_parameters()), 9))
     assert sample(engine, requests(1))[0].version == 9
     assert inbox.empty()
 
@@ -267,7 +268,7 @@ def test_an_episode_past_its_deadline_ends_and_its_request_with_it(engine, model
     late = [trajectory for trajectory in trajectories if trajectory.stop_reason == "deadline"]
     assert len(late) > len(trajectories) / 2  # some may have said their few words
     assert {trajectory.error for trajectory in late} == {"the episode took longer than 0.2 s (rollout.episode_timeout)"}
-    engine.update_weights(dict(model.named_parameters()), 3)  # nothing is under way any more
+    engine.update_weights(Weights(dict(model.named_parameters()), 3))  # nothing is under way any more
 
 
 # Other ways to run it
@@ -283,7 +284,7 @@ def test_an_adapter_alone_is_sent(folder):
     asked = requests()
     try:
         for version in range(3):
-            engine.update_weights(dict(model.named_parameters()), version)
+            engine.update_weights(Weights(dict(model.named_parameters()), version))
             done = sample(engine, asked)
             assert {completion.version for completion in done.values()} == {version}
             assert largest_difference(model, asked, done) < 1e-5
@@ -295,7 +296,7 @@ def test_an_adapter_alone_is_sent(folder):
         assert sample(engine, asked)[0].version == 2  # and the new process has the adapter, as it is by now
         assert largest_difference(model, asked, sample(engine, asked)) < 1e-5
         with pytest.raises(ValueError, match=r"no weight of one was handed over"):
-            engine.update_weights({"model.norm.weight": torch.zeros(32)}, 4)
+            engine.update_weights(Weights({"model.norm.weight": torch.zeros(32)}, 4))
     finally:
         engine.close()
 
@@ -306,6 +307,7 @@ def test_in_this_process_a_group_shares_its_prefix_and_a_failure_reaches_everybo
         import queue
         from grpo_agents.engines import EngineFailure, Request, Sampling
         from grpo_agents.engines.vllm import VllmEngine
+        from grpo_agents.engines.weights import Weights
 
         engine = VllmEngine({str(folder)!r}, dtype="float32", cpu_cache_gib=1, patience=5.0)
         inbox, cached, step = queue.SimpleQueue(), [], engine._engine.step
@@ -329,7 +331,7 @@ def test_in_this_process_a_group_shares_its_prefix_and_a_failure_reaches_everybo
         asks = [
             lambda: engine.submit([], Sampling(), print),
             lambda: engine.score([[1, 2]]),
-            lambda: engine.update_weights({{}}, 1),
+            lambda: engine.update_weights(Weights({{}}, 1)),
         ]
         for ask in asks:
             try:

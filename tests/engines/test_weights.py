@@ -17,14 +17,15 @@ def test_a_reader_gets_either_version_whole_and_never_what_is_between():
 
     reader = threading.Thread(target=read)
     reader.start()
-    for version in range(1, 300):
+    version = 0
+    while len({entry[0] for entry in seen[-50:]}) < 3:  # however busy the machine is
+        version += 1
         with weights.moving(to=version):
             for _ in range(2):
                 for place in range(2):
                     weights.named["w"][place] += 1
     done.set()
     reader.join()
-    assert len(set(seen)) > 1
     assert all((first, second) == (2 * version, 2 * version) for version, first, second in seen)
 
 
