@@ -216,7 +216,7 @@ def read_call(name: str, arguments: str) -> Call:
     text = arguments.strip() or "{}"
     call, end = _read_arguments(text, 0, name)
     if "invalid" not in call and end < len(text):
-        return _broken(f"not a JSON object: {text[end:]!r} follows it", text, name)
+        return _broken(f"not a JSON object: {text[end : end + 40]!r} follows it", text, name)
     return call
 
 

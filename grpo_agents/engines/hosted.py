@@ -151,7 +151,7 @@ class HostedEngine:
             raise ValueError('the backend "hosted" needs engine.server.url and engine.server.model')
         self.model = config.model
         self._patience = patience
-        self._answered = -patience  # when it last did
+        self._answered = 0.0  # when it last did
         self._left_out: set[str] = set()
         self._client = Client(config.url, config.key_variable, config.concurrency)
         self._requests = RequestLoop(config.concurrency)
