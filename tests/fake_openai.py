@@ -37,7 +37,7 @@ class FakeServer:
                 self.reply(None)
 
             def do_POST(self):
-                self.reply(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                self.reply(json.loads(self.rfile.read(int(self.headers["content-length"])) or "null"))
 
             def reply(self, body):
                 with lock:

@@ -232,6 +232,8 @@ class ServerEngine:
             await self._repair(trouble)
         except EngineFailure as failure:
             self._requests.fail(failure)
+        except Exception as error:  # a mistake of ours: nobody awaits this task, but many wait for what it does
+            self._requests.fail(EngineFailure(f"{type(error).__name__}: {error}"))
         self._requests.resume()
 
     async def _repair(self, trouble: Trouble) -> None:

@@ -101,15 +101,18 @@ class VllmServer:
             raise EngineFailure(
                 f"{url} takes no new weights: start it with VLLM_SERVER_DEV_MODE=1 in its environment"
             ) from refusal
-        mode = settings["model_config"]["logprobs_mode"]
+        try:
+            mode = settings["model_config"]["logprobs_mode"]
+            self._can_sleep = settings["model_config"]["enable_sleep_mode"]
+            self._on_cpu = settings["device_config"]["device"] == "cpu"
+            backend = (settings["weight_transfer_config"] or {}).get("backend")
+        except (KeyError, TypeError) as error:
+            raise EngineFailure(f"{url} describes itself otherwise than vLLM 0.32 does: use that version") from error
         if mode != "processed_logprobs":
             raise EngineFailure(
                 f"{url} gives {mode}, not the log-probs of the distribution that it draws from: "
                 "start it with --logprobs-mode processed_logprobs"
             )
-        self._can_sleep = settings["model_config"]["enable_sleep_mode"]
-        self._on_cpu = settings["device_config"]["device"] == "cpu"
-        backend = (settings["weight_transfer_config"] or {}).get("backend")
         if config.sync not in ("file", backend):
             raise EngineFailure(
                 f"engine.server.sync is {config.sync!r}, but the server's is {backend!r}: start it with "

@@ -291,6 +291,28 @@ def test_weights_are_refused_while_requests_are_under_way_and_without_a_way(tmp_
             assert list(tmp_path.iterdir()) == []
 
 
+def test_a_transfer_is_made_again_with_a_server_that_came_back(monkeypatch):
+    class Transfer:
+        def __init__(self, backend, root, seconds):
+            calls.append((backend, root == fake.url.removesuffix("/v1"), seconds))
+
+        def send(self, weights, world_size):
+            calls.append((sorted(weights), world_size))
+
+        def disconnect(self):
+            calls.append("disconnect")
+
+    calls = []
+    monkeypatch.setattr("grpo_agents.engines.weight_transfer.WeightTransfer", Transfer)
+    info = settings(backend="nccl", device="cuda")
+    told = {"/server_info?config_format=json": info, "/get_world_size": {"world_size": 2}}
+    with serving(vllm(in_turn(refused(500, "died")), **told)) as fake, Running(fake.url, sync="nccl") as running:
+        running.engine.update_weights({"a": torch.ones(1)}, 1)
+        assert fake.paths()[-3:] == ["/get_world_size", "/reset_prefix_cache", "/update_weight_version"]
+        assert len(running.sample(requests(2))) == 2
+    assert calls == [("nccl", True, 5.0), (["a"], 2), "disconnect", (["a"], 2)]
+
+
 @pytest.mark.parametrize("able", [True, False])
 def test_it_sleeps_where_the_server_can_and_wakes_for_new_weights(able, tmp_path):
     info = settings(sleep=able, device="cuda")

@@ -49,7 +49,7 @@ def engine(folder, tmp_path_factory, said):
         "env", "VLLM_SERVER_DEV_MODE=1", "VLLM_CPU_KVCACHE_SPACE=1", sys.executable, "-m",
         "vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "float32", "--enforce-eager", "--logprobs-mode", "processed_logprobs", "--no-enable-chunked-prefill",
-        "--max-num-batched-tokens", "8192", "--enable-prefix-caching",
+        "--max-num-batched-tokens", "8192", "--enable-prefix-caching", "--distributed-executor-backend", "uni",
     ]  # fmt: skip
     sync = tmp_path_factory.mktemp("sync")
     config = ServerConfig(url=f"http://127.0.0.1:{port}/v1", command=command, sync_folder=str(sync))
