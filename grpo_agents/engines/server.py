@@ -305,5 +305,5 @@ def _scores(last: int, answer: Any) -> np.ndarray:
 def _malformed(answer: Any, error: Exception) -> EngineFailure:
     return EngineFailure(
         f"the server's answer has not the token ids and log-probs of vLLM ({type(error).__name__}: {error}): "
-        f'{answer!r:.300}. The backend "server" needs `vllm serve`, 0.32 or later'
+        f'{answer!r:.300}. The backend "server" needs `vllm serve` 0.32'
     )
