@@ -187,6 +187,7 @@ class Summary:
         tasks: Of how many tasks.
         turns: The policy's messages an episode.
         sampled_tokens: The policy's tokens an episode.
+        untrainable: How many have no token ids: nothing can be trained on them.
         reward: The scalar reward; None where no vector says how to compute it.
         components: By name.
         stop_reasons: How many episodes ended how.
@@ -200,6 +201,7 @@ class Summary:
     tasks: int
     turns: float
     sampled_tokens: float
+    untrainable: int
     reward: Measure | None
     components: dict[str, Measure]
     stop_reasons: dict[str, int]
@@ -252,6 +254,8 @@ class Summary:
             errors[SHOWN:] = [[f"{len(errors) - SHOWN} others", str(sum(int(count) for _, count in errors[SHOWN:]))]]
         heaviest = [f"heaviest: {group}" for group in self.tool_calls_by_preference]
         said = f"{_number(self.turns)} turns and {_number(self.sampled_tokens)} tokens an episode"
+        if self.untrainable:
+            said += f"; {self.untrainable} without token ids, not trainable"
         tables = [
             (
                 f"{self.trajectories} episodes of {self.tasks} tasks, {said}",
@@ -319,13 +323,14 @@ def evaluate(
     episodes: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     offered: dict[str, None] = {}
-    count = turns = tokens = 0
+    count = turns = tokens = untrainable = 0
     for trajectory in trajectories:
         count += 1
         task = task_key(trajectory.env, trajectory.task)
         tasks.add(task)
         turns += len(trajectory.steps)
         tokens += trajectory.sampled_tokens
+        untrainable += not trajectory.trainable
         for name, value in trajectory.rewards.items():
             seen[name].add(task, value, trajectory.missing.get(name, "no reason given"))
         if vector:
@@ -349,6 +354,7 @@ def evaluate(
         tasks=len(tasks),
         turns=turns / count,
         sampled_tokens=tokens / count,
+        untrainable=untrainable,
         reward=_measure(reward, count, None) if vector else None,
         components={name: _measure(values, count, known.get(name)) for name, values in seen.items()},
         stop_reasons=dict(stop_reasons.most_common()),

@@ -47,7 +47,7 @@ _MESSAGE = {
     "tool_calls": _list_of(**dict.fromkeys(_CALL_TEXTS, _TEXT), name=_TEXT, arguments=_TEXT),
     "json": _TEXT,  # the whole message, where the fields before cannot hold it (parts instead of text, unknown keys)
 }
-_STEP_SCALARS = {"finish_reason": _TEXT, "sample": _INT, "version": _INT, "seconds": _FLOAT}
+_STEP_SCALARS = {"finish_reason": _TEXT, "sample": _INT, "version": _INT, "seconds": _FLOAT, "tokens": _INT}
 _STEP = {
     "message": pa.struct(list(_MESSAGE.items())),
     "observation": _list_of(**_MESSAGE),

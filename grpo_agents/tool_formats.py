@@ -211,6 +211,15 @@ def detect(template: str) -> str | None:
     return None
 
 
+def read_call(name: str, arguments: str) -> Call:
+    """The call that a server has already made out: its name, and its arguments as JSON text (or none)."""
+    text = arguments.strip() or "{}"
+    call, end = _read_arguments(text, 0, name)
+    if "invalid" not in call and end < len(text):
+        return _broken(f"not a JSON object: {text[end : end + 40]!r} follows it", text, name)
+    return call
+
+
 def _call(name: str, arguments: dict[str, Any]) -> Call:
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 

@@ -78,6 +78,7 @@ class Step:
         span: Where in that sample, as (start, stop).
         version: Version of the weights that sampled it.
         seconds: Measured time of the environment's step.
+        tokens: How many tokens a server says that the turn has, where their ids are not known.
     """
 
     message: Message
@@ -89,6 +90,7 @@ class Step:
     span: tuple[int, int] = (0, 0)
     version: int = 0
     seconds: float = 0.0
+    tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -146,8 +148,14 @@ class Trajectory:
 
     @property
     def sampled_tokens(self) -> int:
-        """|o|: the policy's own tokens, over all samples."""
-        return int(sum(int(sample.mask.sum()) for sample in self.samples))
+        """|o|: the policy's own tokens, over all samples; as a server counted them where their ids are not known."""
+        counted = sum(step.tokens or 0 for step in self.steps)
+        return counted + sum(int(sample.mask.sum()) for sample in self.samples)
+
+    @property
+    def trainable(self) -> bool:
+        """False where turns have no token ids, as a hosted model gives none."""
+        return bool(self.samples) or not self.steps
 
     @property
     def usage(self) -> Usage:

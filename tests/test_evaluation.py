@@ -204,6 +204,13 @@ class TestEvaluate:
             "outcome": {"ask": 1.5, "idle": 0.0, "add": 0.5},
         }
 
+    def test_turns_without_token_ids_count_and_are_shown(self):
+        hosted = Trajectory(steps=[Step({}, tokens=30), Step({}, tokens=12)], rewards={"outcome": 1.0})
+        summary = evaluation.evaluate([hosted, Trajectory()])
+        assert (summary.sampled_tokens, summary.untrainable) == (21, 1)
+        assert "1 turns and 21 tokens an episode; 1 without token ids, not trainable" in summary.as_markdown()
+        assert "trainable" not in evaluation.evaluate([Trajectory(rewards={"outcome": 1.0})]).as_markdown()
+
     def test_broken_input(self):
         with pytest.raises(ValueError, match="no trajectories"):
             evaluation.evaluate([])

@@ -54,7 +54,7 @@ def rich(group=0, index=0):
         tools=[{"type": "function", "function": {"name": "add", "description": "", "parameters": {}}}],
         steps=[
             Step(said, (answer,), {"outcome": 0.0}, [ToolRun("add", 0.5, 1.5), ToolRun("add", error="no JSON")]),
-            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25),
+            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4),
         ],
         samples=[sample(5), sample(0), sample(7, shared=4)],
         rewards={"outcome": 1.0, "rubric": None},
@@ -86,6 +86,24 @@ def test_a_trajectory_comes_back_as_it_was(tmp_path):
     written = [rich(), Trajectory(), rich(1, 3)]
     store.write(tmp_path / "a.parquet", written)
     assert_same(store.read(tmp_path / "a.parquet"), written)
+
+
+def test_a_file_from_before_tokens_were_counted_is_read(tmp_path):
+    """Schema version 1 gained a column: files that lack it hold turns whose token ids are known."""
+    path = tmp_path / "a.parquet"
+    step = Step({"role": "assistant", "content": "3"}, span=(3, 7))
+    store.write(path, [Trajectory(steps=[step], samples=[sample(7)])])
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    del rows[0]["steps"][0]["tokens"]
+    at = table.schema.get_field_index("steps")
+    steps = table.schema.field("steps").type.value_type
+    before = pa.list_(pa.struct([field for field in steps if field.name != "tokens"]))
+    pq.write_table(pa.Table.from_pylist(rows, table.schema.set(at, pa.field("steps", before))), path)
+    assert "tokens" not in str(pq.read_schema(path).field("steps"))
+    (read,) = store.read(path)
+    assert read.steps == [step]
+    assert read.trainable
 
 
 def test_every_field_of_the_dataclasses_is_stored(tmp_path):

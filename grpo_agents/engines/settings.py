@@ -30,7 +30,9 @@ class ServerConfig(Section):
     """Which server samples, for the backends ``server`` and ``hosted``."""
 
     url: str | None = Field(default=None, description="Its address up to /v1, as http://localhost:8000/v1.")
-    model: str | None = Field(default=None, description="What it calls the model; the first it lists where not set.")
+    model: str | None = Field(
+        default=None, description="What it calls the model; hosted needs it, of a `vllm serve` it is the first listed."
+    )
     key_variable: str = Field(default="OPENAI_API_KEY", description="Environment variable that holds the key.")
     command: list[str] = Field(
         default=[], description="Starts the server, and again when it dies or stalls; else it is waited for."
@@ -39,7 +41,9 @@ class ServerConfig(Section):
         default="file",
         description="How new weights reach it: through sync_folder; NCCL; or CUDA IPC where both share a GPU.",
     )
-    sync_folder: str | None = Field(default=None, description="A folder that server and trainer both see, for 'file'.")
+    sync_folder: str | None = Field(
+        default=None, description="For 'file': a folder of this run that both see by one path."
+    )
     concurrency: int = Field(default=256, ge=1, description="Requests under way at once.")
 
 

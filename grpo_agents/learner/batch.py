@@ -56,13 +56,20 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
     """Makes the global batch of all trajectories that carry a gradient (whose advantage is not None).
 
     Raises:
-        ValueError: A log-probability is not finite; names the trajectory.
+        ValueError: A log-probability that is not finite, or turns without token ids; names the trajectory.
     """
     rows: list[Row] = []
     taking_part = 0
     for trajectory in trajectories:
+        if trajectory.advantage is None:
+            continue
+        if not trajectory.trainable:
+            raise ValueError(
+                f"trajectory {trajectory.id}: it has no token ids, so that nothing can be trained on it. "
+                "A hosted model gives none: sample with another engine.backend."
+            )
         length = trajectory.sampled_tokens
-        if trajectory.advantage is None or length == 0:
+        if length == 0:
             continue
         taking_part += 1
         for number, sample in enumerate(trajectory.samples):

@@ -66,6 +66,16 @@ def test_a_log_probability_that_is_not_finite_is_named(rng, value):
         make_batch([trajectory])
 
 
+def test_turns_without_token_ids_cannot_be_trained(rng):
+    hosted = Trajectory(steps=[Step({"role": "assistant", "content": "3"}, tokens=4)], group=2, index=1)
+    assert (hosted.trainable, hosted.sampled_tokens) == (False, 4)
+    assert make_batch([hosted]).rows == []
+    hosted.advantage = 0.5
+    with pytest.raises(ValueError, match=r"^trajectory 2\.1: it has no token ids.*engine\.backend"):
+        make_batch([sampled(rng, 90, 3, [(2, 0)], advantage=1.0), hosted])
+    assert Trajectory().trainable  # nothing was said: nothing is missing
+
+
 def test_micro_batches_keep_to_the_budget_and_lose_nothing(rng):
     rows = make_batch(
         [sampled(rng, 90, int(rng.integers(1, 9)), [(int(rng.integers(1, 9)), 0)], advantage=1.0) for _ in range(40)]
