@@ -12,6 +12,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from grpo_agents.rewards.component import FAILED
 from grpo_agents.trajectory import Trajectory
 
 SHOWN = ("reward", "reward/outcome", "loss", "entropy", "kl", "groups_tied", "grad_norm")
@@ -117,5 +118,5 @@ class Display:
 def _problems_of(trajectory: Trajectory) -> Iterator[str]:
     if trajectory.error is not None:
         yield f"{trajectory.stop_reason}: {trajectory.error}"
-    if trajectory.stop_reason != "error":  # after an error, rewards are missing because of it
+    if trajectory.stop_reason not in FAILED:  # else rewards are missing because of it
         yield from (f"no {name}: {reason}" for name, reason in trajectory.missing.items())
