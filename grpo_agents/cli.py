@@ -306,16 +306,15 @@ def _vector_by_names(trajectories: Sequence[Trajectory]) -> RewardVector | None:
 
 def _vector(names: str, trajectories: Sequence[Trajectory], stored: Scoring | None) -> RewardVector:
     """The vector that a person named: of what is built in, what the environment gave, and what is stored."""
-    from grpo_agents.rewards import BUILT_IN, named
-    from grpo_agents.rewards.component import RewardVector, from_environment
+    from grpo_agents.rewards import BUILT_IN, as_vector
+    from grpo_agents.rewards.component import from_environment
     from grpo_agents.tasks import load_object
 
-    if ":" in names and "," not in names:
-        found = load_object(names)
-        return found if isinstance(found, RewardVector) else RewardVector([found])
-    known = {**BUILT_IN, **{name: from_environment(name) for name in _given(trajectories)}}
-    known |= {entry.name: entry for entry in (stored.vector if stored else ()) if entry.name not in BUILT_IN}
-    return RewardVector([known.get(name) or named(name, list(known)) for name in map(str.strip, names.split(","))])
+    given = {name: from_environment(name) for name in _given(trajectories)}
+    given |= {entry.name: entry for entry in (stored.vector if stored else ()) if entry.name not in BUILT_IN}
+    one = ":" in names and "," not in names
+    wanted = load_object(names) if one else [name.strip() for name in names.split(",")]
+    return as_vector(wanted, given, f"--rewards {names}")
 
 
 def _score_anew(vector: RewardVector, groups: Sequence[Group]) -> None:
@@ -335,11 +334,16 @@ def _score_anew(vector: RewardVector, groups: Sequence[Group]) -> None:
 def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """The environment's, or those of the built-in one that was played: no code is run because a data file names it."""
     from grpo_agents.env import make_env
+    from grpo_agents.scoring import check_maxima
 
     played = {trajectory.env for trajectory in trajectories}
     if env is None and len(played) == 1 and (name := played.pop()).startswith("grpo_agents/"):
         env = name
-    return dict(make_env(env).maxima) if env else {}
+    if not env:
+        return {}
+    made = make_env(env)
+    check_maxima(made.maxima, made.components)
+    return dict(made.maxima)
 
 
 @app.command(cls=_Command, context_settings={"ignore_unknown_options": True})  # -5 is an answer

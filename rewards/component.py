@@ -216,6 +216,8 @@ def _from_steps(entry: Component, trajectory: Trajectory) -> None:
     given = [step.rewards[entry.name] for step in trajectory.steps if entry.name in step.rewards]
     if given:
         _write(entry, [trajectory], sum(given))
+    elif not trajectory.truncated:
+        _fail(entry, [trajectory], f"the environment ended the episode and gave no {entry.name!r}")
     else:  # the policy never came to an answer
         _write(entry, [trajectory], entry.worst)
 

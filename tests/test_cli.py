@@ -95,6 +95,18 @@ class Undeclared(Good):
         return {"outcome": 1.0, "style": 0.5}
 
 
+class Sparing(Good):
+    components = ("outcome", "style")
+
+
+class Costs(Good):
+    maxima = {"costs": 4.0}
+
+
+class Free(Good):
+    maxima = {"cost": 0.0}
+
+
 class Endless(Good):
     def finish(self, task, message):
         return {"outcome": float("inf")}
@@ -408,11 +420,22 @@ def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
         "@component(direction='min', unit='words')\n"
         "def words(trajectory):\n    return len(trajectory.final.split())\n"
         "vector = RewardVector(['outcome', words])\n"
+        "misspelt = RewardVector(['outcom', words])\n"
+        "several = ['outcome', words, 'cost']\n"
+        "plain = lambda trajectory: 1.0\n"
     )
-    for name in ("mine.py:vector", "mine.py:words"):
+    for name in ("mine.py:vector", "mine.py:words", "mine.py:several"):
         found = json.loads(run("evaluate", "some.parquet", "--rewards", name, "--json").stdout)
         assert found["components"]["words"]["interval"]["mean"] == 2
-    assert "Did you mean 'outcome'" in refused(run("evaluate", "some.parquet", "--rewards", "outcom"))
+    assert found["components"]["cost"]["direction"] == "min"  # of several: the built-in one, not one of the environment
+    for name in ("outcom", "mine.py:misspelt"):
+        assert "Did you mean 'outcome'" in refused(run("evaluate", "some.parquet", "--rewards", name))
+    said = (
+        "--rewards mine.py:plain: a RewardVector, a component or a list of them is wanted, not a function: write @comp"
+    )
+    assert said in refused(run("evaluate", "some.parquet", "--rewards", "mine.py:plain"))
+    listed = refused(run("evaluate", "some.parquet", "--rewards", "nope")).split(": ")[-1]
+    assert listed.count("cost") == 1
 
 
 def test_evaluate_makes_no_scalar_of_a_component_whose_direction_it_cannot_know(run, tmp_path):
@@ -485,6 +508,9 @@ def test_the_built_in_environments_keep_the_contract(run, name):
         ("Silent", "neither ends nor goes on", "terminated=True"),
         ("Cut", "an answer truncates the episode", "terminate it"),
         ("Undeclared", "gives the reward 'style'", "components = ('outcome', 'style')"),
+        ("Sparing", "without the reward 'style'", "0 where it earned nothing"),
+        ("Costs", "'costs' is no reward component. Did you mean 'cost'", "the most an episode can sensibly cost"),
+        ("Free", "'cost' is 0.0, and the most an episode can cost is a positive number", "set `maxima`"),
         ("Endless", "outcome = inf", "a finite number"),
         ("Secretive", "the opening messages are the same", "describe_preference"),
         ("Raises", "KeyError: 'wrod'", "broken.py, line"),

@@ -13,7 +13,7 @@ from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.build import build
 from grpo_agents.config import load_config
 from grpo_agents.envs.orchestra import OrchestraEnv, held_out
-from grpo_agents.rewards import named
+from grpo_agents.rewards import cost, latency
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.sources import describe, pick
 from grpo_agents.tasks import as_tasks
@@ -66,7 +66,7 @@ def test_a_run_leaves_what_the_design_says(unbroken):
 def test_every_trajectory_is_kept(unbroken):
     """The figures of each step can be recomputed from its file."""
     metrics = [row for row in rows_of(unbroken) if "loss" in row]
-    vector = RewardVector([named(name, ("outcome",)) for name in ("outcome", "cost", "latency")])
+    vector = RewardVector(["outcome", cost, latency])
     for step, row in enumerate(metrics):
         file = unbroken / "trajectories" / f"train-{step:06d}.parquet"
         everyone = store.read(file)
@@ -174,6 +174,23 @@ def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_pat
     assert "among those of the evaluation" not in capsys.readouterr().err
 
 
+MINE = """
+from grpo_agents import RewardVector
+from grpo_agents.envs.math import MathEnv
+
+outcom = RewardVector(["outcom"])
+
+def plain(trajectory):
+    return 1.0
+
+class Free(MathEnv):
+    maxima = {"cost": 0.0}
+
+class Costs(MathEnv):
+    maxima = {"costs": 1.0}
+"""
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -183,6 +200,10 @@ def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_pat
         ({"env.options": "{splt = 1}"}, "no option 'splt' (env.options, eval.env_options). Did you mean 'split'"),
         ({"eval.env_options": "{hard = 1}"}, "no option 'hard' (env.options, eval.env_options). There are: tasks"),
         ({"chat.template": "/no/where.jinja"}, "chat.template: there is no file /no/where.jinja"),
+        ({"rewards.vector": "mine.py:outcom"}, "unknown reward 'outcom'. Did you mean 'outcome'"),
+        ({"rewards.vector": "mine.py:plain"}, "'mine.py:plain': a RewardVector, a component or a list"),
+        ({"env.id": "mine.py:Free", "env.options": "{}"}, "maxima: 'cost' is 0.0, and the most"),
+        ({"env.id": "mine.py:Costs", "env.options": "{}"}, "maxima: 'costs' is no reward component. Did you mean 'cost"),
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
@@ -191,7 +212,9 @@ def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_pat
         ({"method": "{name = 'sft'}", "demonstrations.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
     ],
 )  # fmt: skip
-def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, settings, message):
+def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, monkeypatch, settings, message):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         Trainer(grpo(tmp_path / "run", warm, **settings))
     assert not (tmp_path / "run").exists()  # so that the mended config starts as a new one

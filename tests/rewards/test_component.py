@@ -169,6 +169,15 @@ def test_no_answer_is_the_worst():
     assert (scored.trajectories[0].rewards, scored.trajectories[0].missing) == ({"outcome": 0.0}, {})
 
 
+def test_what_the_environment_owes_at_the_end_of_an_episode_is_missing():
+    """As nobody can say whether it forgot or the answer was bad; a misspelt component would else be 0 for ever."""
+    scored = Group({}, {}, [Trajectory(steps=[Step({}, rewards={"outcome": 1.0})])])
+    RewardVector(["outcome", "style"]).score([scored])
+    (trajectory,) = scored.trajectories
+    assert trajectory.rewards == {"outcome": 1.0, "style": None}
+    assert trajectory.missing == {"style": "the environment ended the episode and gave no 'style'"}
+
+
 @pytest.mark.parametrize("how", FAILED)
 def test_of_an_episode_that_failed_nothing_is_said(how):
     """Not what its environment gave before, nor what a component would make of it."""
