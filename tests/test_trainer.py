@@ -203,7 +203,7 @@ class Costs(MathEnv):
         ({"rewards.vector": "mine.py:outcom"}, "unknown reward 'outcom'. Did you mean 'outcome'"),
         ({"rewards.vector": "mine.py:plain"}, "'mine.py:plain': a RewardVector, a component or a list"),
         ({"env.id": "mine.py:Free", "env.options": "{}"}, "maxima: 'cost' is 0.0, and the most"),
-        ({"env.id": "mine.py:Costs", "env.options": "{}"}, "maxima: 'costs' is no reward component. Did you mean 'cost"),
+        ({"env.id": "mine.py:Costs", "env.options": "{}"}, "maxima: 'costs' is no reward component. Did you mean"),
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
