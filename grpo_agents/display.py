@@ -70,7 +70,7 @@ class Display:
             where: Which episodes they are.
             trajectories: All of them.
         """
-        found = Counter(problem for trajectory in trajectories for problem in _problems_of(trajectory))
+        found = Counter(problem for trajectory in trajectories for problem in problems_of(trajectory))
         for problem, count in found.most_common():
             if problem in self._problems or len(self._problems) == PROBLEMS:
                 continue
@@ -92,7 +92,8 @@ class Display:
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """The figures of a step."""
-        shown = [*SHOWN, *(name for name in figures if name.startswith("missing/"))]
+        lost = [name for name in figures if name.startswith("missing/") or (name == "left_out" and figures[name])]
+        shown = [*SHOWN, *lost]
         line = "  ".join(
             f"{name.removeprefix('reward/').replace('/', ' ')} {figures[name]:.3g}" for name in shown if name in figures
         )
@@ -115,7 +116,8 @@ class Display:
             self._progress.remove_task(task)
 
 
-def _problems_of(trajectory: Trajectory) -> Iterator[str]:
+def problems_of(trajectory: Trajectory) -> Iterator[str]:
+    """What went wrong with an episode: its error, or why it lacks a reward."""
     if trajectory.error is not None:
         yield f"{trajectory.stop_reason}: {trajectory.error}"
     if trajectory.stop_reason not in FAILED:  # else rewards are missing because of it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from grpo_agents import checkpoint, store
 from grpo_agents.advantage import utility
 from grpo_agents.build import Parts, build
 from grpo_agents.config import Config, load_config
-from grpo_agents.display import Display
+from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
 from grpo_agents.evaluation import mean_interval, task_key
 from grpo_agents.learner.batch import make_batch
@@ -81,7 +82,7 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C, after the step under way is finished and saved.
-            ValueError: Every episode of a batch ended in an error.
+            ValueError: Every episode of a batch lacks a reward, so that there is nothing to learn from.
         """
         steps = self.config.train.steps
         self._sync(self.start)
@@ -133,11 +134,12 @@ class Trainer:
         """Says what is wrong with a batch, and refuses one of which nothing can be learned."""
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
         self.display.problems(f"step {step + 1}", everyone)
-        if all(trajectory.stop_reason == "error" for trajectory in everyone):
+        if all(trajectory.advantage is None and trajectory.missing for trajectory in everyone):
+            problems = Counter(problem for trajectory in everyone for problem in problems_of(trajectory))
             raise ValueError(
-                f"every episode of step {step + 1} ended in an error, the first in {everyone[0].error}\n"
-                f"Mend it (`grpo-agents check {self.config.env.id}` helps), then go on with "
-                f"`grpo-agents train --resume {self.folder.path}`"
+                f"step {step + 1} has nothing to learn from: every episode lacks a reward, most for this:\n"
+                f"{problems.most_common(1)[0][0]}\nMend it (`grpo-agents check {self.config.env.id}` helps), then go "
+                f"on with `grpo-agents train --resume {self.folder.path}`"
             )
         if known := sum(task_key(self.config.env.id, group.task) in self._evaluated for group in groups):
             self.display.say(

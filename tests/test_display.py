@@ -17,6 +17,12 @@ def test_a_step_shows_what_is_missing(said):
     assert said() == ["step 1/1  reward 0.5  outcome 1  missing outcome 3"]
 
 
+def test_what_is_left_out_is_shown_where_anything_is(said):
+    Display(1).step(0, {"reward": 0.5, "left_out": 0.0})
+    Display(1).step(0, {"reward": 0.5, "left_out": 3.0})
+    assert said() == ["step 1/1  reward 0.5", "step 1/1  reward 0.5  left_out 3"]
+
+
 @pytest.mark.parametrize(
     ("figures", "line"),
     [

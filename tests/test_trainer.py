@@ -140,7 +140,7 @@ def shop(tmp_path, warm, question):
 
 def test_an_environment_that_always_fails_stops_the_run_and_a_mended_one_goes_on(warm, tmp_path, capsys):
     config = shop(tmp_path, warm, "tsk['id']")
-    with pytest.raises(ValueError, match=r"(?s)every episode of step 1 ended in an error, the first in .*NameError: .*"
+    with pytest.raises(ValueError, match=r"(?s)step 1 has nothing to learn from: every episode lacks.*NameError: .*"
                        r"'tsk'.*grpo-agents check .*shop\.py:Shop.*train --resume"):  # fmt: skip
         train(config)
     said = capsys.readouterr().err
@@ -155,6 +155,17 @@ def test_an_environment_that_always_fails_stops_the_run_and_a_mended_one_goes_on
     assert steps_of(rows_of(tmp_path / "run"), False) == [0, 1]
 
 
+def test_a_component_that_always_fails_stops_the_run(warm, tmp_path):
+    """Unless it weighs nothing: then there is nothing amiss with what is learned."""
+    (tmp_path / "mine.py").write_text(
+        "from grpo_agents import component\n@component\ndef odd(it):\n    return it.finl\n"
+    )
+    rewards = {"rewards.vector": f"['outcome', '{tmp_path / 'mine.py'}:odd']", "eval.every": 9, "train.steps": 1}
+    with pytest.raises(ValueError, match=r"every episode lacks a reward.*\nno odd: AttributeError: .*finl"):
+        train(grpo(tmp_path / "run", warm, **rewards, **{"preference.choices": "[{outcome = 0.5, odd = 0.5}]"}))
+    train(grpo(tmp_path / "other", warm, **rewards, **{"preference.choices": "[{outcome = 1.0, odd = 0.0}]"}))
+
+
 def test_an_environment_that_fails_now_and_then_is_said_and_trained_on(warm, tmp_path, capsys):
     config = shop(tmp_path, warm, "task['id'] if task['id'] != 'b' else 1 / 0")
     train(config)
@@ -163,6 +174,7 @@ def test_an_environment_that_fails_now_and_then_is_said_and_trained_on(warm, tmp
     missing = [row["missing/outcome"] for row in rows_of(tmp_path / "run") if "loss" in row or "left_out" in row]
     assert missing == [3.0, 3.0]
     assert "missing outcome 3" in said
+    assert "left_out 3" in said
 
 
 def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_path, capsys):
