@@ -47,7 +47,7 @@ class Trainer:
 
     Raises:
         FileExistsError: The folder holds a run and neither was asked for, or a config.toml that is no run's.
-        ValueError: Something of the config does not exist or does not fit.
+        ValueError: Something of the config does not exist or does not fit, or the run to go on with is longer already.
     """
 
     def __init__(self, config: Config, *, resume: bool = False, overwrite: bool = False):
@@ -236,6 +236,11 @@ class Trainer:
         if found is None:
             self.display.say(f"{self.folder.path} has no checkpoint that can be used; starting from the first step")
             return 0
+        if found.step > self.config.train.steps:
+            raise ValueError(
+                f"train.steps is {self.config.train.steps}, and {found.folder} is after {found.step} steps: set "
+                f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
+            )
         restore_policy(self.parts.model, found.folder / "model")
         self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
