@@ -73,19 +73,21 @@ def check(make: Make) -> list[Finding]:
         make: Makes one environment; called anew for each check.
 
     Returns:
-        One finding a check, in order. Where no environment could be made there is only the first.
+        One finding a check, in order, but for checks that come upon a problem again. Where no environment could be made
+        there is only the first.
     """
-    findings = []
+    findings: list[Finding] = []
     for title, inspect in _CHECKS.items():
+        finding = Finding(title)
         try:
             inspect(make)
         except _Broken as broken:
-            findings.append(Finding(title, str(broken), broken.remedy))
+            finding = Finding(title, str(broken), broken.remedy)
         except Exception as error:  # whatever a user's code raises is what was to be found
-            findings.append(Finding(title, f"{type(error).__name__}: {error}", _place(error)))
-        else:
-            findings.append(Finding(title))
-        if inspect is _can_be_made and findings[0].problem:
+            finding = Finding(title, f"{type(error).__name__}: {error}", _place(error))
+        if finding.problem is None or finding.problem not in [earlier.problem for earlier in findings]:
+            findings.append(finding)
+        if inspect is _can_be_made and finding.problem:
             break
     return findings
 
@@ -152,11 +154,7 @@ def _is_deterministic(make: Make) -> None:
 
 
 def _says_messages(make: Make) -> None:
-    try:
-        turns = list(_turns(make))
-    except (TypeError, ValueError) as error:  # what is no message, AgentEnv refuses
-        raise _Broken(str(error), "give text, or dicts with a role and a content") from error
-    for turn, seen in turns:
+    for turn, seen in _turns(make):
         where = f"step {turn}" if turn else "start"
         said = seen["observation"]
         if not _is_json(list(said)):

@@ -504,7 +504,6 @@ def test_the_built_in_environments_keep_the_contract(run, name):
         ("OtherTasks", "task 0 is another one the second time", "draw with the generator"),
         ("TwoTools", "two tools have one name: look, look", "rename one"),
         ("Forgetful", "gives another observation", "no clocks"),
-        ("NoMessage", "not {'role': 'robot'", "a role and a content"),
         ("Silent", "neither ends nor goes on", "terminated=True"),
         ("Cut", "an answer truncates the episode", "terminate it"),
         ("Undeclared", "gives the reward 'style'", "components = ('outcome', 'style')"),
@@ -524,6 +523,33 @@ def test_check_says_what_is_broken_and_what_to_do(run, tmp_path, name, problem, 
     place = next(place for place, line in enumerate(lines) if problem in line)
     assert any(line.startswith("✗") for line in lines[:place])
     assert any("→" in line and remedy in line for line in lines[place:])
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (
+            "def finish(self, task, message): return 1.0",
+            "It.finish returned a float; return a dict such as {'outcome': 1",
+        ),
+        ("def finish(self, task, message): pass", "It.finish returned nothing; return a dict"),
+        ("def finish(self, task, message): return 'good'", "It.finish returned a str; return a dict"),
+        (
+            "def finish(self, task, message): return {'outcome': 'good'}",
+            "It gave the reward 'outcome' as 'good', which is",
+        ),
+        ("def respond(self, message): pass", "It.respond returned nothing; return a Reply"),
+        ("def start(self, task): pass", "It.start returned nothing; return the opening text"),
+        ("def start(self, task): return ({'role': 'robot', 'content': '?'},)", "not {'role': 'robot'"),
+        ("start = AgentEnv.start", "It does not define start(task)"),
+        ("def start(self, task): return task['wrod']", "KeyError: 'wrod'"),
+    ],
+)
+def test_a_common_mistake_is_named_once(run, tmp_path, body, problem):
+    (tmp_path / "broken.py").write_text(f"{BROKEN}\n\nclass It(Good):\n    {body}\n")
+    result = run("check", "broken.py:It")
+    assert result.stdout.count(problem) == 1, result.stdout
+    assert re.search(r"broken\.py:It: 1 of \d+ checks failed", result.stdout)
 
 
 def test_names_are_never_made_into_pictures(run, tmp_path):
