@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from grpo_agents.chat import Chat
 from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
 from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
-from grpo_agents.learner.model import computing_in, load_policy
+from grpo_agents.learner.model import adapter_config, computing_in, load_policy
 from grpo_agents.rewards.component import RewardVector, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
 from grpo_agents.rollout import Rollout
@@ -64,8 +65,12 @@ class Parts:
         return rollout, tasks
 
 
-def build(config: Config) -> Parts:
+def build(config: Config, say: Callable[[str], None] = print) -> Parts:
     """Loads the model and makes everything that a run needs of it.
+
+    Args:
+        config: The run's.
+        say: Told what the user should know of the engine while it works.
 
     Raises:
         ValueError: Something of the config does not exist or does not fit; says which key.
@@ -87,7 +92,7 @@ def build(config: Config) -> Parts:
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
     chat = Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
     return Parts(
-        config, model, tokenizer, chat, _make_engine(config, model, chat), vector, preferences, dict(env.maxima)
+        config, model, tokenizer, chat, _make_engine(config, model, chat, say), vector, preferences, dict(env.maxima)
     )
 
 
@@ -128,13 +133,46 @@ def make_preferences(config: PreferenceConfig) -> Preferences | None:
     return None
 
 
-def _make_engine(config: Config, model: PreTrainedModel, chat: Chat) -> TokenEngine:
+def _make_engine(config: Config, model: PreTrainedModel, chat: Chat, say: Callable[[str], None]) -> TokenEngine:
+    engine = config.engine
+    if engine.backend == "vllm":
+        return _make_vllm(config, model, say)
     from grpo_agents.engines.transformers import TransformersEngine
 
     return TransformersEngine(
         model,
         chat.pad_id,
         decode=chat.tokenizer.decode,
-        max_rows=config.engine.max_rows,
+        max_rows=engine.max_rows,
         computing=lambda: computing_in(config.model.dtype, model.device),
+    )
+
+
+def _make_vllm(config: Config, model: PreTrainedModel, say: Callable[[str], None]) -> TokenEngine:
+    from grpo_agents.engines.child import ChildEngine
+    from grpo_agents.engines.vllm import VllmEngine, check_version
+
+    check_version()
+    engine, vllm = config.engine, config.engine.vllm
+    settings = {
+        "model": os.path.expanduser(config.model.path),
+        "dtype": config.model.dtype,
+        "context_length": vllm.context_length,
+        "max_rows": engine.max_rows,
+        "memory": vllm.memory,
+        "cpu_cache_gib": vllm.cpu_cache_gib,
+        "eager": vllm.eager,
+        "sleep": vllm.sleep,
+        "lora": adapter_config(model),
+        "patience": engine.patience,
+        "trust_remote_code": config.model.trust_remote_code,
+    }
+    if vllm.process == "this":
+        return VllmEngine(**settings)
+    return ChildEngine(
+        "grpo_agents.engines.vllm:VllmEngine",
+        settings,
+        patience=engine.patience,
+        restarts=engine.restarts,
+        say=say,
     )

@@ -1,6 +1,6 @@
 """The demo: a half-million-parameter model, made from scratch, learns to choose tools by its user's preference.
 
-    python examples/demo/demo.py [--seed N] [--folder runs/demo]
+    python examples/demo/demo.py [--seed N] [--folder runs/demo] [--engine vllm]
 
 Makes a tokenizer and a model, imitates scripted dialogues that choose at random (SFT), then trains with GRPO; writes
 ``summary.json`` with what it could do before and after, on held-out questions.
@@ -35,9 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="all randomness comes from it")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where everything is written")
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers", help="what samples")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
-    found = run(arguments.folder, arguments.seed)
+    found = run(arguments.folder, arguments.seed, (f"engine.backend={arguments.engine}",))
     show(found, arguments.folder)
 
 

@@ -6,6 +6,7 @@ Loading it by hub id or path, as full weights or with LoRA, and saving what tran
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,16 @@ def computing_in(dtype: str, device: torch.device) -> AbstractContextManager[Any
     if dtype == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, getattr(torch, dtype))
+
+
+def adapter_config(model: PreTrainedModel) -> dict[str, Any] | None:
+    """The LoRA config of the model as peft writes it beside the weights; None without LoRA."""
+    if not hasattr(model, "peft_config"):
+        return None
+    settings = model.peft_config["default"].to_dict()  # type: ignore[operator,index]
+    return json.loads(
+        json.dumps(settings, default=lambda value: sorted(value) if isinstance(value, set) else value.value)
+    )
 
 
 def save_policy(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
