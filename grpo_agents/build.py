@@ -86,7 +86,7 @@ def build(config: Config, say: Callable[[str], None] = print) -> Parts:
     if config.chat.template is not None:
         path = Path(config.chat.template)
         if not path.is_file():
-            raise ValueError(f"chat.template: there is no file {path}")
+            raise ValueError(f"chat.template: there is no file {path.absolute()}")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look

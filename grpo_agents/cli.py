@@ -226,7 +226,7 @@ def rollout(
 
 @app.command("evaluate", cls=_Command)
 def evaluate_files(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, or folders of them.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")],
     rewards: Annotated[
         str | None,
         typer.Option(
@@ -253,6 +253,7 @@ def evaluate_files(
     from grpo_agents import store
     from grpo_agents.evaluation import evaluate
 
+    files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
     stored = store.read_scoring(files)
     vector: RewardVector | None
     if rewards is None:
@@ -486,6 +487,8 @@ def _write(template: str, name: str, names: dict[str, str]) -> Path:
         raise ValueError(
             f"{name!r} cannot name a Python module: use letters, digits and _, and no word of Python's own"
         )
+    if name in sys.stdlib_module_names:
+        raise ValueError(f"Python has a module {name!r} of its own, which {name}.py could hide: choose another name")
     path = Path(f"{name}.py")
     text = (resources.files(grpo_agents) / "templates" / f"{template}.py.txt").read_text(encoding="utf-8")
     for placeholder, value in names.items():
@@ -524,5 +527,5 @@ def _typed() -> Iterator[str]:
 
 def main() -> None:
     """The console script."""
-    sys.path.insert(0, os.getcwd())  # as `python -m` does: configs name a user's own modules
+    sys.path.append(os.getcwd())  # configs name a user's own modules; last, so that a calendar.py hides nobody's
     app()

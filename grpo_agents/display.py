@@ -18,6 +18,20 @@ from grpo_agents.trajectory import Trajectory
 SHOWN = ("reward", "reward/outcome", "loss", "entropy", "kl", "groups_tied", "grad_norm")
 """Figures of a step beside the bar, where the run has them."""
 
+ADVICE = {
+    "groups_tied": (
+        1.0,
+        "in every group all episodes earned the same, so nothing was learned. Tasks that are neither too easy nor too "
+        "hard, a finer reward or a larger rollout.group_size make them differ",
+    ),
+    "stopped/tokens": (
+        0.5,
+        "most episodes were cut short by rollout.max_turn_tokens or rollout.max_tokens. Raise them, or show the model "
+        "in its prompt how to answer briefly",
+    ),
+}
+"""Figures of a step that are put into words, once in a run: from which value on, and the words."""
+
 LINES = 20
 """Where nobody watches a terminal, so many lines a run."""
 
@@ -36,6 +50,7 @@ class Display:
         self.steps = steps
         self.console = Console(stderr=True, emoji=False)
         self._problems: set[str] = set()
+        self._advised: set[str] = set()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -91,7 +106,11 @@ class Display:
         self.say(f"step {step}: evaluation reward {figures['eval/reward']:.3f} (95 % interval {interval}){without}")
 
     def step(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of a step."""
+        """The figures of a step; and what they mean, where that is not plain."""
+        for name, (least, advice) in ADVICE.items():
+            if figures.get(name, 0.0) >= least and name not in self._advised:
+                self._advised.add(name)
+                self.say(f"step {step + 1}: {advice}")
         lost = [name for name in figures if name.startswith("missing/") or (name == "left_out" and figures[name])]
         shown = [*SHOWN, *lost]
         line = "  ".join(

@@ -260,19 +260,21 @@ def test_an_error_in_a_persons_file_is_said_with_file_and_line(run, tmp_path, co
             ["train", "--resume", "runs/a", "--set", "train.steps=9"],
             "raise train.steps in runs/a/config.toml and resume",
         ),
-        (["train", "nowhere.toml"], "no config file nowhere.toml"),
-        (["train", "--resume", "nowhere"], "no config file nowhere/config.toml"),
-        (["rollout", "nowhere.toml", "--out", "a.parquet"], "no config file nowhere.toml"),
-        (["evaluate", "nowhere.parquet"], "no trajectory file nowhere.parquet"),
+        (["train", "nowhere.toml"], "no config file HERE/nowhere.toml"),
+        (["train", "--resume", "nowhere"], "no config file HERE/nowhere/config.toml"),
+        (["rollout", "nowhere.toml", "--out", "a.parquet"], "no config file HERE/nowhere.toml"),
+        (["evaluate", "nowhere.parquet"], "no trajectory file HERE/nowhere.parquet"),
+        (["play", "nowhere.py:Shop"], "there is no file HERE/nowhere.py"),
         (["play", "grpo_agents/Maths-v0"], "Did you mean grpo_agents/Math-v0"),
         (["play", "shop"], "unknown environment 'shop'"),
         (["play", "shop.py"], "Name the class as well: shop.py:Class"),
         (["new", "env", "corner shop"], "'corner shop' cannot name a Python module"),
         (["new", "env", "class"], "'class' cannot name a Python module"),
+        (["new", "reward", "calendar"], "Python has a module 'calendar' of its own, which calendar.py could hide"),
     ],
 )
-def test_what_a_person_got_wrong_is_one_message(run, arguments, message):
-    assert message in refused(run(*arguments))
+def test_what_a_person_got_wrong_is_one_message(run, tmp_path, arguments, message):
+    assert message.replace("HERE", str(tmp_path)) in refused(run(*arguments))
 
 
 def test_an_unknown_key_names_the_nearest(run, finished, monkeypatch):
@@ -407,6 +409,7 @@ def test_evaluate_says_when_it_pools_several_policies(run, finished, monkeypatch
     pooled = run("evaluate", "runs/a/trajectories", "--json")
     assert "of 3 policies, of steps 0, 1 and 2" in pooled.stderr
     assert json.loads(pooled.stdout)["trajectories"] == 3 + 4 + 4 + 3
+    assert run("evaluate", "runs/a", "--json").stdout == pooled.stdout
     assert "policies" not in run("evaluate", "runs/a/trajectories/eval-000002.parquet").stderr
 
 
@@ -600,8 +603,17 @@ def test_a_person_can_leave(run, lines):
     assert result.stdout.endswith("left before the end\n")
 
 
-def test_the_console_script_finds_modules_of_the_folder_it_is_run_in(tmp_path):
+def test_the_console_script_finds_modules_of_the_folder_it_is_run_in_after_all_others(tmp_path):
     (tmp_path / "mine.py").write_text(BROKEN)
+    for name in ("calendar", "string", "rich"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a module of this name is needed elsewhere')")
     script = os.path.join(os.path.dirname(sys.executable), "grpo-agents")
     done = subprocess.run([script, "check", "mine:Good"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_is_run_as_the_script_is(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo_agents", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("grpo-agents ")

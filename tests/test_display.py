@@ -24,6 +24,24 @@ def test_what_is_left_out_is_shown_where_anything_is(said):
 
 
 @pytest.mark.parametrize(
+    ("name", "enough", "words"),
+    [
+        ("groups_tied", 1.0, "all episodes earned the same, so nothing was learned"),
+        ("stopped/tokens", 0.5, "most episodes were cut short by rollout.max_turn_tokens"),
+    ],
+)
+def test_a_run_that_learns_nothing_is_put_into_words_once(said, name, enough, words):
+    display = Display(100)
+    display.step(0, {name: enough - 0.1})
+    assert said() == []
+    for step in (1, 2):
+        display.step(step, {name: enough})
+    (line,) = said()
+    assert line.startswith("step 2: ")
+    assert words in line
+
+
+@pytest.mark.parametrize(
     ("figures", "line"),
     [
         ({"reward": 0.5, "reward_low": 0.25, "reward_high": 0.75}, "reward 0.500 (95 % interval 0.250 to 0.750)"),

@@ -219,9 +219,9 @@ class Costs(MathEnv):
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
-        ({"tasks.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
-        ({"eval.source.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
-        ({"method": "{name = 'sft'}", "demonstrations.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
+        ({"tasks.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
+        ({"eval.source.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
+        ({"method": "{name = 'sft'}", "demonstrations.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, monkeypatch, settings, message):
