@@ -125,7 +125,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         tasks: Where tasks come from when none is handed in: a source, or what :func:`as_tasks` makes one of.
         tools: Tools on offer; :meth:`offered` can choose among them by task.
         preferences: How a preference is drawn when none is handed in; None weighs every component 1.
-        components: Names of the rewards that :meth:`finish` and :meth:`respond` give.
+        components: Names of the rewards that :meth:`finish` and :meth:`respond` give: all of them, by an episode's end.
         maxima: The most an episode can sensibly cost, by component name (``cost``, ``latency``): the scale of savings.
         preference: The running episode's preference.
         runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).

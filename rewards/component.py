@@ -103,7 +103,8 @@ class RewardVector(Sequence[Component]):
     """An ordered list of components.
 
     Args:
-        components: The components; a name stands for the environment's own component.
+        components: The components; a name stands for the environment's own component, and where a run finds that its
+            environment has none of that name, for a built-in one.
 
     Raises:
         ValueError: Two of one name, or none at all.
