@@ -45,8 +45,8 @@ class AdvantageConfig(Section):
     )
     gate: str | None = Field(
         default=None,
-        description="A component from 0 to 1, as 'outcome', that gates all others: a wrong answer earns nothing by being "
-        "cheap.",
+        description="A component from 0 to 1, as 'outcome', that gates all others: a wrong answer earns nothing by "
+        "being cheap.",
     )
     min_std: float = Field(
         default=0.0, ge=0, description="Groups whose scalar reward spreads less carry no gradient (ToolOrchestra: 0.1)."
