@@ -93,6 +93,11 @@ class TrainConfig(Section):
     save_every: int = Field(default=50, ge=1, description="Steps between checkpoints; the last step has one always.")
     keep: int = Field(default=2, ge=1, description="How many checkpoints are kept.")
     store: bool = Field(default=True, description="Keep every trajectory, in Parquet.")
+    overlap: bool = Field(
+        default=False,
+        description="Sample the next batch while the learner works on this one, with weights one step old. Takes an "
+        "engine with weights of its own, which never sleeps then, and a correction (method.tis).",
+    )
 
 
 class EvalConfig(Section):
@@ -143,6 +148,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         method = self.chosen_method
+        if self.train.overlap:
+            self._check_overlap(method)
         if method.source == "demonstrations":
             if self.demonstrations is None:
                 raise ValueError(f"method {method.name!r} learns from demonstrations: set demonstrations.source")
@@ -159,7 +166,26 @@ class Config(Section):
             )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0: rollouts of a group would all be the same. Use 1.0.")
+        if method.corrects_sampler and self.learner.old_logprobs != "recompute":
+            raise ValueError(
+                f"method {method.name!r} weighs tokens by π_old/π_sampler (method.tis), which is 1 where π_old is what "
+                "the engine returned. Set learner.old_logprobs = 'recompute'."
+            )
         return self
+
+    def _check_overlap(self, method: Method) -> None:
+        if method.source == "demonstrations":
+            raise ValueError(f"train.overlap: method {method.name!r} samples nothing while it learns. Leave it out.")
+        if self.engine.backend == "transformers":
+            raise ValueError(
+                "train.overlap samples while the learner moves its weights, and engine.backend 'transformers' samples "
+                "with those very weights. Use 'vllm' or 'server', or leave overlap out."
+            )
+        if not method.corrects_sampler:
+            raise ValueError(
+                f"train.overlap learns from what weights one step old sampled, and method {method.name!r} does not "
+                "correct for that. Set method.tis = 2.0 and learner.old_logprobs = 'recompute', or leave overlap out."
+            )
 
 
 def list_keys(section: str = "") -> list[Key]:

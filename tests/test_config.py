@@ -42,6 +42,12 @@ def wrong(**changes):
         ({"method": {"aggregation": "constant"}}, r"max_length go together"),
         ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and .*simplex exclude"),
         ({"model": "x"}, r"model: .*'x'"),
+        ({"method": {"tis": 0}}, r"method\.tis: .*greater than 0"),
+        ({"method": {"tis": 2.0}}, r"which is 1 where π_old is what the engine returned\. Set learner\.old_logprobs"),
+        ({"train__overlap": True}, r"engine\.backend 'transformers' samples with those very weights\. Use 'vllm'"),
+        ({"train__overlap": True, "engine__backend": "vllm"}, r"'grpo' does not correct for that\. Set method\.tis"),
+        ({"train__overlap": True, "engine__backend": "vllm", "method": {"tis": 2.0}}, r"learner\.old_logprobs = 'reco"),
+        ({"train__overlap": True, "method": {"name": "sft"}}, r"train\.overlap: method 'sft' samples nothing"),
         ({"train__steps__more": 1}, r"train\.steps: "),
     ],
 )  # fmt: skip
@@ -58,6 +64,20 @@ def test_every_problem_has_a_line():
     assert "model.path is missing: Hub id or folder" in text
     assert "env.id" in text
     assert "Did you mean 'train'?" in text
+
+
+def test_overlap_with_an_engine_apart_and_a_correction():
+    settings = wrong(
+        train__overlap=True, engine__backend="vllm", method={"tis": 2.0}, learner__old_logprobs="recompute"
+    )
+    assert make_config(settings).chosen_method.corrects_sampler
+
+
+def test_what_a_probe_tolerates_follows_the_dtype():
+    check = make_config(wrong()).engine.check
+    assert (check.largest_difference("float32"), check.largest_difference("bfloat16")) == (1e-3, 0.5)
+    check = make_config(wrong(engine__check={"tolerance": 0.02})).engine.check
+    assert (check.largest_difference("float32"), check.largest_difference("bfloat16")) == (0.02, 0.02)
 
 
 def test_sft_takes_any_group_size():

@@ -54,7 +54,7 @@ def test_a_run_leaves_what_the_design_says(unbroken):
             assert row["eval/reward_low"] <= row["eval/reward"] <= row["eval/reward_high"]
     first = next(row for row in rows if "loss" in row)
     assert first["ratio"] == pytest.approx(1, abs=1e-5)
-    assert first["mismatch"] < 1e-5  # the learner computes what the engine said
+    assert first["mismatch/max"] < 1e-4  # the learner computes what the engine said
     assert sorted(entry.name for entry in (unbroken / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
     assert list((unbroken / "tensorboard").glob("events*"))
     resolved = tomllib.loads((unbroken / "config.toml").read_text())
@@ -147,7 +147,8 @@ def test_an_environment_that_always_fails_stops_the_run_and_a_mended_one_goes_on
     assert "step 0: no evaluation reward; 2 episodes have none" in said
     assert said.count("NameError") == 1  # of the evaluation: it is not said again of the step
     assert "(2 of 2 episodes)" in said
-    assert rows_of(tmp_path / "run") == [{"step": 0, "eval/missing/outcome": 2.0, "eval/missing/reward": 2.0}]
+    *_, row = rows_of(tmp_path / "run")
+    assert row == {"step": 0, "eval/missing/outcome": 2.0, "eval/missing/reward": 2.0}
     stored = store.read(tmp_path / "run" / "trajectories" / "train-000000.parquet")
     assert {trajectory.stop_reason for trajectory in stored} == {"error"}
     shop(tmp_path, warm, "task['id']")

@@ -94,6 +94,11 @@ class ChildEngine:
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="grpo-agents-engine")
         self._watcher.start()
 
+    @property
+    def pid(self) -> int:
+        """The process that holds the engine now."""
+        return self._process.pid
+
     def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
         """Hands over requests.
 
@@ -294,6 +299,10 @@ class _Process:
             self.end()
             raise
         self.context_length = int(what[0])
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     def send(self, *message: Any) -> None:
         """Tells the child; one that is gone is noticed by who receives."""

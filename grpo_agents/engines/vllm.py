@@ -97,7 +97,7 @@ class VllmEngine:
         context_length: int | None = None,
         max_rows: int = 256,
         memory: float = 0.85,
-        cpu_cache_gib: int = 4,
+        cpu_cache_gib: int = 2,
         eager: bool = False,
         sleep: bool = True,
         lora: dict[str, Any] | None = None,
@@ -305,6 +305,7 @@ class VllmEngine:
             if self._lora is None:
                 arguments = {"weights_iterator": iter(weights.items()), "is_checkpoint_format": True}
                 self._engine.collective_rpc("reload_weights", kwargs=arguments)
+                self._engine.collective_rpc(_repack_heads)
             else:
                 self._load_adapter(self._lora, weights, version)
 
@@ -383,6 +384,20 @@ def _scoring(future: Future[np.ndarray]) -> Callable[[Any], None]:
         future.set_result(np.array([0.0, *(flat.logprobs[first] for first in flat.start_indices[1:])], np.float32))
 
     return finish
+
+
+def _repack_heads(worker: Any) -> None:
+    """Has output layers made anew on a CPU.
+
+    vLLM 0.32 keeps a packed copy of each there, and where it is tied to the embedding no new weights reach that copy.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead  # type: ignore
+    from vllm.platforms import current_platform  # type: ignore
+
+    if current_platform.is_cpu():
+        for layer in worker.model_runner.model.modules():
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
 
 
 def _adapter_size(rank: int) -> int:

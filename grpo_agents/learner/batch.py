@@ -21,6 +21,7 @@ class Row:
         old: The same under π_old, (trained,).
         reference: The same under π_ref, (trained,); None where it is not needed.
         turn_position: How many trained tokens of the same turn come before each, (trained,).
+        version: Version of the weights that sampled each, (trained,); 0 where no turn says so.
         advantage: Â of the trajectory.
         length: |o| of the whole trajectory.
     """
@@ -31,6 +32,7 @@ class Row:
     old: np.ndarray
     reference: np.ndarray | None
     turn_position: np.ndarray
+    version: np.ndarray
     advantage: float
     length: int
 
@@ -63,24 +65,28 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
         if trajectory.advantage is None or length == 0:
             continue
         taking_part += 1
-        for sample in trajectory.samples:
+        for number, sample in enumerate(trajectory.samples):
             trained = np.flatnonzero(sample.mask)
             if len(trained):
                 if not np.isfinite(sample.logprobs[trained]).all():
                     raise ValueError(
                         f"trajectory {trajectory.id}: the engine gave a log-probability that is not finite"
                     )
-                rows.append(_row(sample, trained, trajectory.advantage, length))
+                version = np.zeros(len(sample.ids), np.int64)
+                for step in trajectory.steps:
+                    if step.sample == number:
+                        version[slice(*step.span)] = step.version
+                rows.append(_row(sample, trained, version[trained], trajectory.advantage, length))
     return Batch(rows, sum(len(row.trained) for row in rows), taking_part)
 
 
-def _row(sample: Sample, trained: np.ndarray, advantage: float, length: int) -> Row:
+def _row(sample: Sample, trained: np.ndarray, version: np.ndarray, advantage: float, length: int) -> Row:
     logprobs = sample.logprobs[trained]
     begins = np.concatenate([[True], np.diff(trained) > 1])
     index = np.arange(len(trained))
     turn_position = index - np.maximum.accumulate(np.where(begins, index, 0))
     ids = sample.ids[: trained[-1] + 1]
-    return Row(ids, trained, logprobs, logprobs, None, turn_position, advantage, length)
+    return Row(ids, trained, logprobs, logprobs, None, turn_position, version, advantage, length)
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from grpo_agents.learner import mismatch
 from grpo_agents.learner.batch import Batch, Row, micro_batches
 from grpo_agents.learner.logprobs import token_logprobs
 from grpo_agents.learner.model import computing_in
@@ -33,6 +35,7 @@ class Learner:
         steps: Updates in the whole run, for the schedule.
         temperature: What the engine divides logits by, and so the learner.
         dtype: What forward passes compute in.
+        largest_mismatch: How far the engine's log-probabilities may be from the learner's, on average over a batch.
 
     Raises:
         ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone.
@@ -47,12 +50,14 @@ class Learner:
         steps: int,
         temperature: float = 1.0,
         dtype: str = "float32",
+        largest_mismatch: float = math.inf,
     ):
         self.model = model
         self.config = config
         self.method = method
         self.temperature = temperature
         self.dtype = dtype
+        self.largest_mismatch = largest_mismatch
         self.updates = 0
         self.skips = 0
         if config.gradient_checkpointing:
@@ -63,10 +68,31 @@ class Learner:
         self._frozen = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
         self._check_head()
 
+    def learn(self, batch: Batch, *, version: int, progress: float) -> dict[str, float]:
+        """All updates on a batch.
+
+        Args:
+            batch: The rows and normalisers.
+            version: Of the weights before it.
+            progress: How far the run is, 0…1.
+
+        Returns:
+            Figures of the last update, and those of :func:`grpo_agents.learner.mismatch.compare`.
+
+        Raises:
+            ValueError: The engine's log-probabilities are off; then nothing was moved.
+            FloatingPointError: See :meth:`update`.
+        """
+        self.prepare(batch)
+        figures = self.update(batch, progress, version)
+        for _ in range(1, self.config.updates):
+            figures |= self.update(batch, progress)
+        return figures
+
     def prepare(self, batch: Batch) -> None:
         """Fills in log π_old and log π_ref where the method or the config asks for them, once a batch."""
         if self.config.old_logprobs == "recompute" and self.method.source == "policy":
-            for row, values in self._score(self.model, batch.rows):
+            for row, values in self.score(batch.rows):
                 row.old = values
         if self.method.needs_reference:
             model = self._frozen if self._frozen is not None else self.model
@@ -74,19 +100,26 @@ class Learner:
                 for row, values in self._score(model, batch.rows):
                     row.reference = values
 
-    def update(self, batch: Batch, progress: float) -> dict[str, float]:
+    def score(self, rows: Sequence[Row]) -> Iterator[tuple[Row, np.ndarray]]:
+        """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first."""
+        return self._score(self.model, rows)
+
+    def update(self, batch: Batch, progress: float, version: int | None = None) -> dict[str, float]:
         """One update on the whole batch, whatever its micro-batches.
 
         Args:
             batch: The rows and normalisers.
             progress: How far the run is, 0…1.
+            version: Of the weights, at the first update on a batch: there they are those that the engine's
+                log-probabilities can be compared at.
 
         Returns:
             Figures: loss, grad_norm, lr, skipped; tokens that were computed, and over them the means of entropy,
-                ratio π/π_old,
-            mismatch (|log π − what the engine said|), kl (k3) where there is a reference, and the method's own.
+            ratio π/π_old, kl (k3) where there is a reference, and the method's own; at the first update those of
+            :func:`grpo_agents.learner.mismatch.compare`, too.
 
         Raises:
+            ValueError: The engine's log-probabilities are off; then nothing was moved.
             FloatingPointError: Too many updates in a row had no finite gradient.
         """
         rows = batch.rows
@@ -94,6 +127,7 @@ class Learner:
             rows = [row for row in rows if row.advantage != 0]
         entropy_gradient = self.method.entropy_weight(progress) > 0
         sums: dict[str, float] = defaultdict(float)
+        compared: list[tuple[np.ndarray, ...]] = []
         self.model.train()
         for part in micro_batches(rows, self.config.max_tokens):
             logprobs, entropy = self._forward(self.model, part, entropy_gradient=entropy_gradient)
@@ -102,7 +136,12 @@ class Learner:
             loss.backward()
             sums["loss"] += loss.item()
             _add_figures(sums, tokens, self.method)
+            if version is not None and self.method.source == "policy":  # nobody sampled a demonstration
+                compared.append(self._compared(part, tokens, version))
         figures = _means(sums)
+        if compared:
+            figures |= mismatch.compare(*map(np.concatenate, zip(*compared, strict=True)))
+            mismatch.check(figures, self.largest_mismatch)  # before anything is moved by it
         figures["lr"] = self.optimizer.rate(self.updates)
         figures["grad_norm"] = self.optimizer.step(self.updates) if rows else 0.0
         self.updates += 1
@@ -172,10 +211,16 @@ class Learner:
             progress=progress,
         )
 
+    def _compared(self, rows: Sequence[Row], tokens: Tokens, version: int) -> tuple[np.ndarray, ...]:
+        """What :func:`grpo_agents.learner.mismatch.compare` takes, of some rows; without dropout where it can."""
+        own = tokens.old if self.config.old_logprobs == "recompute" else tokens.logprobs.detach()
+        staleness = version - np.concatenate([row.version for row in rows])
+        return own.cpu().numpy(), np.concatenate([row.sampler for row in rows]), staleness
+
     def _check_head(self) -> None:
         """Compares the chunked log-probabilities with the model's own forward pass on a few tokens."""
         ids = np.arange(8) % int(self.model.config.get_text_config().vocab_size)
-        probe = Row(ids, np.arange(1, 8), np.zeros(7), np.zeros(7), None, np.zeros(7), 0.0, 7)
+        probe = Row(ids, np.arange(1, 8), np.zeros(7), np.zeros(7), None, np.zeros(7), np.zeros(7), 0.0, 7)
         with torch.no_grad(), computing_in("float32", self.model.device):
             was_training = self.model.training
             self.model.eval()
@@ -204,9 +249,8 @@ def _add_figures(sums: dict[str, float], tokens: Tokens, method: Method) -> None
     """Adds up what is reported about tokens; nothing here reaches the loss."""
     with torch.no_grad():
         per_token = {"entropy": tokens.entropy, **method.figures(tokens)}
-        if method.source == "policy":  # nobody sampled a demonstration
+        if method.source == "policy":
             per_token["ratio"] = (tokens.logprobs - tokens.old).exp()
-            per_token["mismatch"] = (tokens.logprobs - tokens.sampler).abs()
         if tokens.reference is not None:
             difference = tokens.reference - tokens.logprobs
             per_token["kl"] = difference.exp() - difference - 1  # k3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from grpo_agents.methods.importance import truncated
 from grpo_agents.methods.method import Method, Tokens
 
 if TYPE_CHECKING:
@@ -15,14 +17,20 @@ if TYPE_CHECKING:
 class Grpo(Method):
     """The clipped surrogate with asymmetric ε, a KL term in the loss, and an entropy bonus.
 
-    Per token: −min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â) + β KL − bonus · H, with ρ = π/π_old; summed as ``aggregation``
-    says.
+    Per token: −w min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â) + β KL − bonus · H, with ρ = π/π_old, and w = 1 or, with
+    ``tis``, min(π_old/π_sampler, tis); summed as ``aggregation`` says.
     """
 
     name: ClassVar[str] = "grpo"
 
     clip_low: float = Field(default=0.2, ge=0, lt=1, description="ε below: ρ is clipped at 1 − clip_low.")
     clip_high: float = Field(default=0.2, ge=0, description="ε above: ρ is clipped at 1 + clip_high (DAPO: 0.28).")
+    tis: float | None = Field(
+        default=None,
+        gt=0,
+        description="Weigh each token by π_old/π_sampler, at most this (2.0 is usual): truncated importance sampling, "
+        "for an engine whose policy differs from the learner's. Needs learner.old_logprobs = 'recompute'.",
+    )
     kl_weight: float = Field(
         default=0.0, ge=0, description="β of the KL term against the reference policy; 0 needs no reference."
     )
@@ -55,6 +63,11 @@ class Grpo(Method):
         """True with a KL term."""
         return self.kl_weight > 0
 
+    @property
+    def corrects_sampler(self) -> bool:
+        """True with ``tis``."""
+        return self.tis is not None
+
     def entropy_weight(self, progress: float) -> float:
         """The bonus at this point of the run."""
         if self.entropy_until == 1:
@@ -66,6 +79,8 @@ class Grpo(Method):
         ratio = (tokens.logprobs - tokens.old).exp()  # (tokens,)
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         per_token = -(ratio * tokens.advantages).minimum(clipped * tokens.advantages)
+        if self.tis is not None:
+            per_token = per_token * truncated(tokens.old, tokens.sampler, self.tis)
         if self.kl_weight:
             assert tokens.reference is not None
             per_token = per_token + self.kl_weight * self._kl(tokens, ratio)
@@ -78,11 +93,15 @@ class Grpo(Method):
         return self._aggregate(per_token, tokens)
 
     def figures(self, tokens: Tokens) -> dict[str, torch.Tensor]:
-        """``clipped``: 1 where the clip takes the gradient away."""
+        """``clipped``: 1 where the clip takes the gradient away. With ``tis``, its weight, and 1 where that is cut."""
         ratio = (tokens.logprobs - tokens.old).exp()
         above = (tokens.advantages > 0) & (ratio > 1 + self.clip_high)
         below = (tokens.advantages < 0) & (ratio < 1 - self.clip_low)
-        return {"clipped": (above | below).float()}
+        figures = {"clipped": (above | below).float()}
+        if self.tis is not None:
+            figures["tis/weight"] = truncated(tokens.old, tokens.sampler, self.tis)
+            figures["tis/cut"] = (tokens.old - tokens.sampler > math.log(self.tis)).float()
+        return figures
 
     def _kl(self, tokens: Tokens, ratio: torch.Tensor) -> torch.Tensor:
         assert tokens.reference is not None

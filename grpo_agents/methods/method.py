@@ -65,6 +65,11 @@ class Method(Section):
         """Whether a group of one would carry no gradient."""
         return self.source == "policy"
 
+    @property
+    def corrects_sampler(self) -> bool:
+        """Whether it weighs tokens by π_old/π_sampler, so that they may come from another policy than π_old."""
+        return False
+
     def entropy_weight(self, progress: float) -> float:
         """How strongly entropy is rewarded at this point of the run.
 

@@ -87,7 +87,7 @@ def test_a_real_model_samples_there_as_it_does_here(start):
     here = stand_ins.tiny(seed=1)
     here.version = 4
     assert same(sample(engine), sample(here))
-    os.kill(engine._process._popen.pid, signal.SIGKILL)
+    os.kill(engine.pid, signal.SIGKILL)
     assert same(
         sample(engine), sample(here)
     )  # a new process has the weights of the last update, not those of its folder
@@ -148,21 +148,21 @@ def test_one_that_was_killed_from_outside_in_mid_batch(start, tmp_path):
     left, said = tmp_path / "left", []
     left.write_text("1")
     engine = start("Faulty", {"fault": "stall", "left": str(left)}, say=said.append)
-    threading.Timer(0.5, os.killpg, (engine._process._popen.pid, signal.SIGKILL)).start()
+    threading.Timer(0.5, os.killpg, (engine.pid, signal.SIGKILL)).start()
     assert sample(engine) == drawn()
     assert "died: signal SIGKILL" in said[0]
 
 
 def test_one_that_was_stopped_from_outside_counts_as_stalled(start):
     engine = start("Drawing", patience=2.0)
-    os.kill(engine._process._popen.pid, signal.SIGSTOP)
+    os.kill(engine.pid, signal.SIGSTOP)
     assert sample(engine) == drawn()
 
 
 def test_one_that_dies_while_nothing_is_to_do_is_started_when_something_is(start):
     said = []
     engine = start("Drawing", say=said.append)
-    os.kill(engine._process._popen.pid, signal.SIGKILL)
+    os.kill(engine.pid, signal.SIGKILL)
     time.sleep(1.0)
     assert said == []
     assert sample(engine) == drawn()
@@ -233,7 +233,7 @@ def test_released_episodes_are_not_delivered_and_keep_nobody_from_new_weights(st
 
 def test_closing_ends_the_process(start):
     engine = start("Drawing")
-    pid = engine._process._popen.pid
+    pid = engine.pid
     engine.close()
     assert gone(pid)
 
@@ -242,7 +242,7 @@ def test_the_process_ends_with_its_parent_however_that_ends():
     script = (
         "import os, signal; from grpo_agents.engines.child import ChildEngine; "
         "engine = ChildEngine('stand_ins:Drawing', {}); "
-        "print(engine._process._popen.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "print(engine.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL

@@ -3,7 +3,7 @@ import pytest
 from tiny import sampled
 
 from grpo_agents.learner.batch import make_batch, micro_batches
-from grpo_agents.trajectory import Sample, Trajectory
+from grpo_agents.trajectory import Sample, Step, Trajectory
 
 
 @pytest.fixture
@@ -31,6 +31,15 @@ def test_the_length_is_that_of_the_whole_trajectory_over_its_samples(rng):
     batch = make_batch([trajectory, sampled(rng, 90, 2, [(1, 0)], advantage=-1.0)])
     assert [row.length for row in batch.rows] == [6, 6, 1]
     assert (batch.tokens, batch.trajectories) == (7, 2)
+
+
+def test_each_token_knows_the_weights_that_sampled_it(rng):
+    """Over turns and over samples that forked; an episode may span an update."""
+    first, second = sampled(rng, 90, 3, [(2, 2), (3, 1)]), sampled(rng, 90, 5, [(4, 0)])
+    steps = [Step({}, span=(3, 5), version=7), Step({}, span=(7, 10), version=8),
+             Step({}, sample=1, span=(5, 9), version=9)]  # fmt: skip
+    batch = make_batch([Trajectory(samples=[*first.samples, *second.samples], steps=steps, advantage=1.0)])
+    assert [row.version.tolist() for row in batch.rows] == [[7, 7, 8, 8, 8], [9, 9, 9, 9]]
 
 
 def test_who_takes_part(rng):

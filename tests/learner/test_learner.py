@@ -12,6 +12,7 @@ from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.sft import Sft
+from grpo_agents.trajectory import Step
 
 VOCAB = 97
 
@@ -171,9 +172,10 @@ def test_the_second_update_on_a_batch_is_off_policy():
     batch = make_batch(trajectories)
     learner = make_learner(model, lr=1e-2, updates=2)
     learner.prepare(batch)
-    first, second = learner.update(batch, 0.0), learner.update(batch, 0.0)
+    first, second = learner.update(batch, 0.0, version=0), learner.update(batch, 0.0)
     assert first["ratio"] == pytest.approx(1.0, abs=1e-5)
-    assert first["mismatch"] < 1e-5
+    assert first["mismatch/mean"] < 1e-5
+    assert "mismatch/mean" not in second
     assert abs(second["ratio"] - 1) > 1e-3
     moved = np.concatenate(
         [full_logprobs(model, sample.ids)[sample.mask[1:]] for t in trajectories for sample in t.samples]
@@ -182,6 +184,65 @@ def test_the_second_update_on_a_batch_is_off_policy():
     third = learner.update(batch, 0.0)  # its figures are of the weights that the second update left
     assert third["ratio"] == pytest.approx(np.exp(moved - old).mean(), rel=1e-4)
     assert learner.updates == 3
+
+
+def sampled_with(version, trajectories):
+    """The same trajectories, each a turn of weights of that version."""
+    for trajectory in trajectories:
+        trajectory.steps = [
+            Step({}, sample=number, span=(0, len(sample.ids)), version=version)
+            for number, sample in enumerate(trajectory.samples)
+        ]
+    return trajectories
+
+
+@pytest.mark.parametrize("old", ["engine", "recompute"])
+def test_a_batch_that_another_policy_sampled_is_refused_before_anything_moves(old):
+    model = make_model()
+    before = copy_weights(model)
+    trajectories = sampled_with(3, on_policy(make_model(seed=1), ragged()))
+    learner = make_learner(model, old_logprobs=old)
+    learner.largest_mismatch = 0.1
+    with pytest.raises(ValueError, match=r"log-probabilities are off.*Nothing was learned from it"):
+        learner.learn(make_batch(trajectories), version=3, progress=0.0)
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    assert learner.updates == 0
+    assert not learner.optimizer.state()
+    figures = learner.learn(make_batch(sampled_with(2, trajectories)), version=3, progress=0.0)  # known to be stale
+    assert "mismatch/mean" not in figures
+    assert (figures["staleness/mean"], figures["staleness/max"]) == (1.0, 1.0)
+
+
+def test_of_several_updates_the_first_is_compared():
+    """The others move away from what the engine sampled with; their loss and ratio are reported."""
+    model = make_model()
+    batch = make_batch(sampled_with(5, on_policy(model, ragged())))
+    learner = make_learner(model, lr=1e-2, updates=3)
+    learner.largest_mismatch = 1e-3
+    figures = learner.learn(batch, version=5, progress=0.0)
+    assert learner.updates == 3
+    assert figures["mismatch/max"] < 1e-4
+    assert abs(figures["ratio"] - 1) > 1e-3
+    assert figures["staleness/max"] == 0
+
+
+def test_dropout_is_no_mismatch_where_the_learner_computes_the_old_log_probabilities():
+    torch.manual_seed(0)
+    model = get_peft_model(
+        make_model(), LoraConfig(r=4, lora_alpha=64, lora_dropout=0.5, init_lora_weights=False, task_type="CAUSAL_LM",
+                                 target_modules="all-linear")
+    ).eval()  # fmt: skip
+    trajectories = on_policy(model, ragged())
+    found = {}
+    for old in ("engine", "recompute"):
+        batch = make_batch(trajectories)
+        found[old] = make_learner(model, old_logprobs=old, lr=1e-9).learn(batch, version=0, progress=0.0)
+    assert found["recompute"]["mismatch/max"] < 1e-4 < 0.1 < found["engine"]["mismatch/mean"]
+
+
+def test_demonstrations_are_compared_with_nobody():
+    figures = make_learner(make_model(), Sft()).learn(make_batch(ragged()), version=1, progress=0.0)
+    assert not {name for name in figures if name.startswith(("mismatch", "staleness"))}
 
 
 def test_old_log_probabilities_of_the_engine_or_computed_again():
@@ -194,8 +255,8 @@ def test_old_log_probabilities_of_the_engine_or_computed_again():
         for row in batch.rows:
             expected = full_logprobs(model, row.ids)[row.trained - 1] if kind == "recompute" else row.sampler
             assert row.old == pytest.approx(expected, abs=1e-5)
-        figures = learner.update(batch, 0.0)
-        assert figures["mismatch"] > 0.1
+        figures = learner.update(batch, 0.0, version=0)
+        assert figures["mismatch/mean"] > 0.1
         assert (abs(figures["ratio"] - 1) < 1e-5) == (kind == "recompute")
 
 

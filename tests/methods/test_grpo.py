@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from grpo_agents.methods import Tokens, coefficients
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.importance import truncated
 
 
 def make_tokens(lengths=(3, 1, 5, 2), *, seed=0, spread=1.0, progress=0.0, centred=False):
@@ -77,6 +78,65 @@ def test_loss_and_gradient_are_the_formulas(kl, beta, aggregation, max_length, s
     )
     assert loss.item() == pytest.approx(expected, rel=1e-9)
     assert tokens.logprobs.grad.numpy() == pytest.approx(gradient, rel=1e-9, abs=1e-15)
+
+
+def off_policy(tokens, spread, seed=5):
+    """The same tokens, sampled by another policy than π_old."""
+    noise = np.random.default_rng(seed).normal(0, spread, len(tokens.old))
+    return replace(tokens, sampler=tokens.old + torch.tensor(noise))
+
+
+@pytest.mark.parametrize("cap", [0.5, 2.0, 100.0])
+@pytest.mark.parametrize("spread", [0.05, 1.0, 3.0])
+def test_truncated_importance_sampling_weighs_the_clipped_surrogate(cap, spread):
+    """SCIENCE.md 3, TIS at token level, token by token; the KL term is left as it is."""
+    lengths = (3, 1, 5, 2)
+    tokens = off_policy(make_tokens(lengths), spread)
+    logp, old, sampler, advantages = (
+        values.detach().numpy() for values in (tokens.logprobs, tokens.old, tokens.sampler, tokens.advantages)
+    )
+    weights = [min(np.exp(old[t]) / np.exp(sampler[t]), cap) for t in range(11)]
+    assert spread < 3 or (max(np.exp(old - sampler)) > 50 and min(weights) < 0.05)
+    kl_loss, kl_gradient = reference(replace(tokens, advantages=torch.zeros(11)), lengths, low=0.2, high=0.28,
+                                     beta=0.3, kl="k3", aggregation="token")  # fmt: skip
+    loss, gradient = kl_loss, np.array(kl_gradient)
+    for t in range(11):
+        rho, a = np.exp(logp[t] - old[t]), advantages[t]
+        bounded = min(max(rho, 0.8), 1.28)
+        loss -= weights[t] * min(rho * a, bounded * a) / 11
+        gradient[t] -= weights[t] * (rho * a if rho * a <= bounded * a else 0.0) / 11
+    method = Grpo(tis=cap, clip_high=0.28, kl_weight=0.3, aggregation="token")
+    assert method.loss(tokens).item() == pytest.approx(loss, rel=1e-9)
+    assert coefficients(method, tokens).numpy() == pytest.approx(-gradient, rel=1e-9, abs=1e-15)
+
+
+def test_the_weights_of_tis_by_hand():
+    old = torch.tensor([0.5, 0.5, 0.2, 0.9, 0.3], dtype=torch.float64).log()
+    sampler = torch.tensor([0.5, 0.25, 0.8, 0.001, 0.1], dtype=torch.float64).log()
+    assert truncated(old, sampler, 2.5).tolist() == pytest.approx([1.0, 2.0, 0.25, 2.5, 2.5])
+    tokens = replace(make_tokens((5,)), old=old, sampler=sampler)
+    figures = Grpo(tis=2.5).figures(tokens)
+    assert figures["tis/weight"].tolist() == pytest.approx([1.0, 2.0, 0.25, 2.5, 2.5])
+    assert figures["tis/cut"].tolist() == [0, 0, 0, 1, 1]
+    assert set(Grpo().figures(tokens)) == {"clipped"}
+    assert truncated(old.requires_grad_(True), sampler, 2.5).requires_grad is False
+
+
+def test_where_engine_and_learner_agree_tis_changes_nothing():
+    tokens = off_policy(make_tokens(), 0.0)
+    with_, without = Grpo(tis=2.0, kl_weight=0.1), Grpo(kl_weight=0.1)
+    assert with_.loss(tokens).item() == without.loss(tokens).item()
+    assert torch.equal(coefficients(with_, tokens), coefficients(without, tokens))
+    apart = off_policy(tokens, 0.5)
+    assert not torch.equal(coefficients(with_, apart), coefficients(without, apart))
+
+
+def test_tis_is_unbiased_where_nothing_is_cut():
+    """Σ q · w · ∇ = Σ π_old · ∇ over a whole vocabulary: samples of q count as those of π_old."""
+    rng = np.random.default_rng(0)
+    old, sampler = (torch.tensor(np.log(rng.dirichlet(np.ones(9)))) for _ in range(2))
+    weights = truncated(old, sampler, 1e9)
+    torch.testing.assert_close(sampler.exp() * weights, old.exp(), rtol=1e-12, atol=0)
 
 
 def test_the_loss_at_the_start_is_zero_and_its_gradient_is_not():
@@ -157,6 +217,7 @@ def test_the_clip_stops_the_gradient_on_one_side_only():
         Grpo(kl_weight=0.1, entropy_bonus=0.2),
         Grpo(aggregation="token", kl_weight=0.1, kl="unbiased"),
         Grpo(aggregation="constant", max_length=9, entropy_bonus=0.1, entropy_tokens=2),
+        Grpo(tis=1.005),
     ],
 )
 def test_parts_sum_to_the_whole_however_they_are_cut(method):
