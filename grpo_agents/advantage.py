@@ -11,7 +11,7 @@ array([0., 0., 0.])
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -45,7 +45,8 @@ class AdvantageConfig(Section):
     )
     gate: str | None = Field(
         default=None,
-        description="A component (as 'outcome') that gates all others: a wrong answer earns nothing by being cheap.",
+        description="A component from 0 to 1, as 'outcome', that gates all others: a wrong answer earns nothing by "
+        "being cheap.",
     )
     min_std: float = Field(
         default=0.0, ge=0, description="Groups whose scalar reward spreads less carry no gradient (ToolOrchestra: 0.1)."
@@ -139,6 +140,40 @@ def on_fixed_scale(value: float, component: Component, maximum: float | None) ->
     return -value if maximum is None else max(0.0, 1.0 - value / maximum)
 
 
+def weight_of(name: str, preference: Mapping[str, float]) -> float:
+    """What a component weighs under a preference: 1 where there is none."""
+    return preference.get(name, 0.0) if preference else 1.0
+
+
+def values_that_count(
+    rewards: Mapping[str, float | None], preference: Mapping[str, float], vector: Sequence[Component], gate: str | None
+) -> dict[str, float] | None:
+    """What a scalar reward is made of: the components that weigh something, and the gate; None where one is missing.
+
+    What weighs nothing may be missing. Learning and evaluation both leave out what this function does.
+    """
+    names = [entry.name for entry in vector if entry.name == gate or weight_of(entry.name, preference)]
+    values = {name: value for name in names if (value := rewards.get(name)) is not None}
+    return values if len(values) == len(names) else None
+
+
+def gate_value(values: Mapping[str, float], gate: str | None) -> float:
+    """What the gate multiplies the other components by; 1 without a gate.
+
+    Raises:
+        ValueError: It is not between 0 and 1, but for rounding.
+    """
+    if gate is None:
+        return 1.0
+    value = values[gate]
+    if not -EPSILON <= value <= 1 + EPSILON:
+        raise ValueError(
+            f"the gate {gate!r} is {value:g} in an episode, and has to lie between 0 (the rest earns nothing) and 1: "
+            "scale it, or choose another gate"
+        )
+    return min(1.0, max(0.0, value))
+
+
 def utility(
     rewards: Mapping[str, float | None],
     preference: Mapping[str, float],
@@ -156,18 +191,21 @@ def utility(
         gate: The component whose value multiplies the sum.
 
     Returns:
-        U = gate · Σ weight · value, with a cost as the share saved of its maximum; None where a component is missing.
+        U = gate · Σ weight · value, with a cost as the share saved of its maximum; None where a component that counts
+        is missing.
+
+    Raises:
+        ValueError: The gate is not between 0 and 1.
     """
+    values = values_that_count(rewards, preference, vector, gate)
+    if values is None:
+        return None
     total = 0.0
     for entry in vector:
-        value = rewards.get(entry.name)
-        weight = preference.get(entry.name, 0.0) if preference else 1.0
-        if value is None:
-            if weight or entry.name == gate:
-                return None
-            continue
-        total += weight * on_fixed_scale(value, entry, maxima.get(entry.name))
-    return total if gate is None else total * float(rewards[gate] or 0.0)
+        if entry.name in values:
+            fixed = on_fixed_scale(values[entry.name], entry, maxima.get(entry.name))
+            total += weight_of(entry.name, preference) * fixed
+    return total * gate_value(values, gate)
 
 
 def check_gate(config: AdvantageConfig, vector: RewardVector) -> None:
@@ -185,7 +223,7 @@ def check_gate(config: AdvantageConfig, vector: RewardVector) -> None:
 def assign_advantages(
     groups: Sequence[Group], vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float]
 ) -> dict[str, float]:
-    """Writes the advantage of every trajectory: None for no gradient (a component is missing, or it was masked).
+    """Writes the advantage of every trajectory: None for no gradient (a component that counts is missing, or masked).
 
     Args:
         groups: The batch, scored.
@@ -197,15 +235,22 @@ def assign_advantages(
         Figures: ``groups_tied`` (share without any spread), ``left_out`` (trajectories without a gradient).
 
     Raises:
-        ValueError: The gate is no component of the vector.
+        ValueError: The gate is no component of the vector, or not between 0 and 1.
     """
     check_gate(config, vector)
     scored: list[tuple[list[Trajectory], np.ndarray]] = []
     left_out = 0
     for group in groups:
-        kept = [trajectory for trajectory in group.trajectories if _complete(trajectory, vector)]
+        kept: list[Trajectory] = []
+        values: list[dict[str, float]] = []
+        for trajectory in group.trajectories:
+            trajectory.advantage = None
+            counted = values_that_count(trajectory.rewards, group.preference, vector, config.gate)
+            if counted is not None and not trajectory.masked:
+                kept.append(trajectory)
+                values.append(counted)
         left_out += len(group.trajectories) - len(kept)
-        scored.append((kept, _group_scores(kept, group.preference, vector, config, maxima)))
+        scored.append((kept, _group_scores(values, group.preference, vector, config, maxima)))
     if config.normalise == "gdpo" or config.scale == "batch":
         pooled = np.concatenate([scores for _, scores in scored]) if scored else np.zeros(0)
         deviation = float(pooled.std(ddof=1)) if len(pooled) > 1 else 0.0
@@ -222,14 +267,8 @@ def assign_advantages(
     return {"groups_tied": tied / max(1, len(groups)), "left_out": float(left_out)}
 
 
-def _complete(trajectory: Trajectory, vector: RewardVector) -> bool:
-    """Whether it takes part; resets its advantage."""
-    trajectory.advantage = None
-    return all(trajectory.rewards.get(name) is not None for name in vector.names) and not trajectory.masked
-
-
 def _group_scores(
-    kept: Sequence[Trajectory],
+    kept: Sequence[Mapping[str, float]],
     preference: Mapping[str, float],
     vector: RewardVector,
     config: AdvantageConfig,
@@ -238,20 +277,22 @@ def _group_scores(
     """One group's advantages, or for what is normalised over the batch its scores before that; shape (G,)."""
     if not kept:
         return np.zeros(0)
-    raw = {name: np.array([trajectory.rewards[name] for trajectory in kept], np.float64) for name in vector.names}
-    weights = np.array([preference.get(name, 0.0) if preference else 1.0 for name in vector.names])
-    gate = np.clip(raw[config.gate], 0.0, 1.0) if config.gate is not None else np.ones(len(kept))
+    weighed = [entry for entry in vector if weight_of(entry.name, preference)]
+    weights = np.array([weight_of(entry.name, preference) for entry in weighed])  # (K,)
+    gate = np.array([gate_value(values, config.gate) for values in kept])  # (G,)
+
+    def matrix(value: Callable[[float, Component], float]) -> np.ndarray:
+        rows = [[value(values[entry.name], entry) for entry in weighed] for values in kept]
+        return np.array(rows, np.float64).reshape(len(kept), len(weighed))  # (G, K)
+
     if config.normalise == "weighted_sum":
-        fixed = [
-            [on_fixed_scale(value, entry, maxima.get(entry.name)) for value in raw[entry.name]] for entry in vector
-        ]
-        returns = weighted_returns(np.array(fixed).T, weights, gate)
+        fixed = matrix(lambda value, entry: on_fixed_scale(value, entry, maxima.get(entry.name)))
+        returns = weighted_returns(fixed, weights, gate)
     else:
-        signs = np.array([1.0 if entry.direction == "max" else -1.0 for entry in vector])
-        values = np.stack([raw[name] for name in vector.names], 1) * signs  # (G, K)
+        signed = matrix(lambda value, entry: value if entry.direction == "max" else -value)
         if config.normalise == "gdpo":
-            return gdpo_scores(values, weights, gate)
-        returns = minmax_returns(values, weights, gate)
+            return gdpo_scores(signed, weights, gate)
+        returns = minmax_returns(signed, weights, gate)
     if len(returns) > 1 and returns.std(ddof=1) < config.min_std:
         return np.zeros(len(returns))
     return centre(returns, divide_by_std=config.scale == "group")

@@ -16,10 +16,10 @@ from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksCon
 from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
 from grpo_agents.learner.model import adapter_config, computing_in, load_policy
-from grpo_agents.rewards.component import RewardVector
+from grpo_agents.rewards.component import RewardVector, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
 from grpo_agents.rollout import Rollout
-from grpo_agents.scoring import Scoring
+from grpo_agents.scoring import Scoring, check_maxima
 from grpo_agents.tasks import GeneratedTasks, Tasks, load_object, load_tasks
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def build(config: Config, say: Callable[[str], None] = print) -> Parts:
     env = make_env(config.env.id, **config.env.options)
     vector = make_vector(config.rewards, env)
     check_gate(config.advantage, vector)
+    check_maxima(env.maxima, [*env.components, *vector.names])
     for weighed in config.preference.choices or [dict.fromkeys(config.preference.simplex or (), 0.0)]:
         vector.check_preference(weighed)
     preferences = make_preferences(config.preference)
@@ -85,7 +86,7 @@ def build(config: Config, say: Callable[[str], None] = print) -> Parts:
     if config.chat.template is not None:
         path = Path(config.chat.template)
         if not path.is_file():
-            raise ValueError(f"chat.template: there is no file {path}")
+            raise ValueError(f"chat.template: there is no file {path.absolute()}")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
@@ -116,11 +117,11 @@ def make_vector(config: RewardsConfig, env: AgentEnv) -> RewardVector:
     """The reward vector that a config names, for an environment.
 
     Raises:
-        ValueError: A name that neither the environment nor this package knows.
+        ValueError: A name that neither the environment nor this package knows, or what makes no vector.
     """
-    if isinstance(config.vector, str):
-        return load_object(config.vector)
-    return RewardVector([rewards.named(name, env.components) for name in config.vector])
+    wanted = load_object(config.vector) if isinstance(config.vector, str) else config.vector
+    given = {name: from_environment(name) for name in env.components}
+    return rewards.as_vector(wanted, given, f"rewards.vector {config.vector!r}")
 
 
 def make_preferences(config: PreferenceConfig) -> Preferences | None:

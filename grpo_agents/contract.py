@@ -25,6 +25,7 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from grpo_agents.env import AgentEnv, tool_call
+from grpo_agents.scoring import check_maxima
 from grpo_agents.trajectory import Message
 
 SEEDS = 5
@@ -72,19 +73,21 @@ def check(make: Make) -> list[Finding]:
         make: Makes one environment; called anew for each check.
 
     Returns:
-        One finding a check, in order. Where no environment could be made there is only the first.
+        One finding a check, in order, but for checks that come upon a problem again. Where no environment could be made
+        there is only the first.
     """
-    findings = []
+    findings: list[Finding] = []
     for title, inspect in _CHECKS.items():
+        finding = Finding(title)
         try:
             inspect(make)
         except _Broken as broken:
-            findings.append(Finding(title, str(broken), broken.remedy))
+            finding = Finding(title, str(broken), broken.remedy)
         except Exception as error:  # whatever a user's code raises is what was to be found
-            findings.append(Finding(title, f"{type(error).__name__}: {error}", _place(error)))
-        else:
-            findings.append(Finding(title))
-        if inspect is _can_be_made and findings[0].problem:
+            finding = Finding(title, f"{type(error).__name__}: {error}", _place(error))
+        if finding.problem is None or finding.problem not in [earlier.problem for earlier in findings]:
+            findings.append(finding)
+        if inspect is _can_be_made and finding.problem:
             break
     return findings
 
@@ -151,11 +154,7 @@ def _is_deterministic(make: Make) -> None:
 
 
 def _says_messages(make: Make) -> None:
-    try:
-        turns = list(_turns(make))
-    except (TypeError, ValueError) as error:  # what is no message, AgentEnv refuses
-        raise _Broken(str(error), "give text, or dicts with a role and a content") from error
-    for turn, seen in turns:
+    for turn, seen in _turns(make):
         where = f"step {turn}" if turn else "start"
         said = seen["observation"]
         if not _is_json(list(said)):
@@ -207,6 +206,25 @@ def _rewards_what_it_declares(make: Make) -> None:
             )
 
 
+def _gives_what_it_declares(make: Make) -> None:
+    env, given = make(), set[str]()
+    for turn, seen in _turns(make):
+        given = given | seen["info"].get("rewards", {}).keys() if turn else set()
+        if turn and seen["terminated"] and (lacking := [name for name in env.components if name not in given]):
+            raise _Broken(
+                f"an episode came to its end without the reward {lacking[0]!r}, which `components` declares",
+                "give it when the episode ends, 0 where it earned nothing; or take it out of `components`",
+            )
+
+
+def _scales_its_costs(make: Make) -> None:
+    env = make()
+    try:
+        check_maxima(env.maxima, env.components)
+    except ValueError as error:
+        raise _Broken(str(error), "set `maxima` to the most an episode can sensibly cost, by component") from error
+
+
 def _shows_the_preference(make: Make) -> None:
     env = make()
     weights = [dict.fromkeys(env.components, 1.0), dict.fromkeys(env.components, 0.5)]
@@ -233,6 +251,8 @@ _CHECKS: dict[str, Callable[[Make], None]] = {
     "observations are messages in plain JSON": _says_messages,
     "an answer ends the episode, or is answered": _comes_to_an_end,
     "rewards are finite, declared in `components`, and add up": _rewards_what_it_declares,
+    "an episode that ends has every reward that `components` declares": _gives_what_it_declares,
+    "maxima are positive, and of reward components": _scales_its_costs,
     "the preference is shown to the policy": _shows_the_preference,
 }
 

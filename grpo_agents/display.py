@@ -12,10 +12,25 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from grpo_agents.rewards.component import FAILED
 from grpo_agents.trajectory import Trajectory
 
 SHOWN = ("reward", "reward/outcome", "loss", "entropy", "kl", "groups_tied", "grad_norm")
 """Figures of a step beside the bar, where the run has them."""
+
+ADVICE = {
+    "groups_tied": (
+        1.0,
+        "in every group all episodes earned the same, so nothing was learned. Tasks that are neither too easy nor too "
+        "hard, a finer reward or a larger rollout.group_size make them differ",
+    ),
+    "stopped/tokens": (
+        0.5,
+        "most episodes were cut short by rollout.max_turn_tokens or rollout.max_tokens. Raise them, or show the model "
+        "in its prompt how to answer briefly",
+    ),
+}
+"""Figures of a step that are put into words, once in a run: from which value on, and the words."""
 
 LINES = 20
 """Where nobody watches a terminal, so many lines a run."""
@@ -35,6 +50,7 @@ class Display:
         self.steps = steps
         self.console = Console(stderr=True, emoji=False)
         self._problems: set[str] = set()
+        self._advised: set[str] = set()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -69,7 +85,7 @@ class Display:
             where: Which episodes they are.
             trajectories: All of them.
         """
-        found = Counter(problem for trajectory in trajectories for problem in _problems_of(trajectory))
+        found = Counter(problem for trajectory in trajectories for problem in problems_of(trajectory))
         for problem, count in found.most_common():
             if problem in self._problems or len(self._problems) == PROBLEMS:
                 continue
@@ -90,8 +106,13 @@ class Display:
         self.say(f"step {step}: evaluation reward {figures['eval/reward']:.3f} (95 % interval {interval}){without}")
 
     def step(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of a step."""
-        shown = [*SHOWN, *(name for name in figures if name.startswith("missing/"))]
+        """The figures of a step; and what they mean, where that is not plain."""
+        for name, (least, advice) in ADVICE.items():
+            if figures.get(name, 0.0) >= least and name not in self._advised:
+                self._advised.add(name)
+                self.say(f"step {step + 1}: {advice}")
+        lost = [name for name in figures if name.startswith("missing/") or (name == "left_out" and figures[name])]
+        shown = [*SHOWN, *lost]
         line = "  ".join(
             f"{name.removeprefix('reward/').replace('/', ' ')} {figures[name]:.3g}" for name in shown if name in figures
         )
@@ -114,8 +135,9 @@ class Display:
             self._progress.remove_task(task)
 
 
-def _problems_of(trajectory: Trajectory) -> Iterator[str]:
+def problems_of(trajectory: Trajectory) -> Iterator[str]:
+    """What went wrong with an episode: its error, or why it lacks a reward."""
     if trajectory.error is not None:
         yield f"{trajectory.stop_reason}: {trajectory.error}"
-    if trajectory.stop_reason != "error":  # after an error, rewards are missing because of it
+    if trajectory.stop_reason not in FAILED:  # else rewards are missing because of it
         yield from (f"no {name}: {reason}" for name, reason in trajectory.missing.items())

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -126,7 +125,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         tasks: Where tasks come from when none is handed in: a source, or what :func:`as_tasks` makes one of.
         tools: Tools on offer; :meth:`offered` can choose among them by task.
         preferences: How a preference is drawn when none is handed in; None weighs every component 1.
-        components: Names of the rewards that :meth:`finish` and :meth:`respond` give.
+        components: Names of the rewards that :meth:`finish` and :meth:`respond` give: all of them, by an episode's end.
         maxima: The most an episode can sensibly cost, by component name (``cost``, ``latency``): the scale of savings.
         preference: The running episode's preference.
         runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).
@@ -166,9 +165,9 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
 
     # What a user writes
 
-    @abstractmethod
-    def start(self, task: Task) -> Sequence[Message] | str:
-        """Poses the task: the opening messages, or text for one user message."""
+    def start(self, task: Task) -> Sequence[Message | str] | Message | str:
+        """Poses the task: the opening messages, one of them, or text for one user message."""
+        raise TypeError(f"{type(self).__name__} does not define start(task), which poses a task")
 
     def finish(self, task: Task, message: Message) -> Mapping[str, float]:
         """What an answer without tool calls is worth, by component name."""
@@ -178,7 +177,13 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         """Answers one message: runs its tool calls, or takes it for the final answer."""
         calls = message.get("tool_calls")
         if not calls:
-            return Reply(rewards=self.finish(self.task, message), terminated=True)
+            rewards = self.finish(self.task, message)
+            if not isinstance(rewards, Mapping):
+                raise TypeError(
+                    f"{type(self).__name__}.finish returned {_described(rewards)}; return a dict such as "
+                    "{'outcome': 1.0}"
+                )
+            return Reply(rewards=rewards, terminated=True)
         return Reply(messages=self.run_tools(calls))
 
     def offered(self, task: Task) -> Sequence[Tool]:
@@ -243,7 +248,12 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         self.task, self.preference = task, dict(preference)
         self.offer = {tool.name: tool.of(self) for tool in self.offered(task)}
         self.runs = []
-        opening = _as_messages(self.start(task))
+        said = self.start(task)
+        if not isinstance(said, str | Mapping | Sequence):
+            raise TypeError(
+                f"{type(self).__name__}.start returned {_described(said)}; return the opening text, or messages"
+            )
+        opening = _as_messages(said)
         if not opening:
             raise ValueError(f"{type(self).__name__}.start gave no message")
         if self.preference and (shown := self.describe_preference(self.preference)):
@@ -274,13 +284,23 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
             raise TypeError(f"{type(self).__name__}: an action is text or an assistant message, not {action!r:.200}")
         self.runs = []
         reply = self.respond(action)
+        if not isinstance(reply, Reply):
+            raise TypeError(f"{type(self).__name__}.respond returned {_described(reply)}; return a Reply(…)")
         observation = _as_messages(reply.messages)
         self._conversation += [action, *observation]
         self._running = not reply.terminated
-        rewards = {name: float(value) for name, value in reply.rewards.items()}
+        rewards = {name: self._number(name, value) for name, value in reply.rewards.items()}
         weights = self.preference
         reward = sum([value * (weights.get(name, 0.0) if weights else 1.0) for name, value in rewards.items()], 0.0)
         return observation, reward, reply.terminated, False, {"rewards": rewards}
+
+    def _number(self, name: str, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{type(self).__name__} gave the reward {name!r} as {value!r:.80}, which is no number"
+            ) from None
 
     def render(self) -> str | None:  # type: ignore[override]
         """The conversation so far as text, in render mode ``ansi``."""
@@ -297,9 +317,14 @@ def describe_message(message: Message) -> str:
     return f"{message['role']}: {message.get('content') or ''}{calls}"
 
 
-def _as_messages(said: Sequence[Message | str] | str) -> tuple[Message, ...]:
-    if isinstance(said, str):
-        return ({"role": "user", "content": said},)
+def _described(value: Any) -> str:
+    """What a function returned that it should not have."""
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _as_messages(said: Sequence[Message | str] | Message | str) -> tuple[Message, ...]:
+    if isinstance(said, str | Mapping):
+        said = [said]
     messages = tuple([{"role": "user", "content": entry} if isinstance(entry, str) else {**entry} for entry in said])
     for message in messages:
         if message.get("role") not in ROLES or "content" not in message:

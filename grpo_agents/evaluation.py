@@ -27,7 +27,11 @@ from scipy.special import stdtr, stdtrit
 
 from grpo_agents.advantage import equal, utility
 from grpo_agents.rewards.component import Component
+from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
+
+UNKNOWN = "unknown"
+"""What the calls of tools that were not on offer are counted as, whatever the policy made up."""
 
 SHOWN = 5
 """How many errors and reasons a table shows; a dict has all of them."""
@@ -192,7 +196,7 @@ class Summary:
         components: By name.
         stop_reasons: How many episodes ended how.
         errors: How many episodes ended in which error.
-        tool_calls: Calls an episode, by tool; 0 for one that was on offer and never called.
+        tool_calls: Calls an episode, by tool; 0 for one that was on offer and never called; see :data:`UNKNOWN`.
         tool_errors: The share of its calls that failed, by tool that was called.
         tool_calls_by_preference: Calls an episode by tool, of the episodes with each component as their heaviest.
     """
@@ -213,15 +217,6 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values, None for what cannot be said."""
         return _without_nan(asdict(self))
-
-    def as_markdown(self) -> str:
-        """As Markdown tables."""
-        lines = []
-        for title, head, rows in self._tables():
-            cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
-            ruler = ["---", *["---:"] * (len(head) - 1)]
-            lines += [f"**{title}**", "", *(f"| {' | '.join(row)} |" for row in (cells[0], ruler, *cells[1:])), ""]
-        return "\n".join(lines)
 
     def as_table(self) -> Lines:
         """For the terminal, to be printed by a ``rich.console.Console``."""
@@ -341,11 +336,13 @@ def evaluate(
             errors[trajectory.error] += 1
         heaviest = _heaviest(trajectory.preference)
         episodes[heaviest] += 1
-        offered |= dict.fromkeys(schema["function"]["name"] for schema in trajectory.tools)
+        on_offer = dict.fromkeys(schema["function"]["name"] for schema in trajectory.tools)
+        offered |= on_offer
         for run in (run for step in trajectory.steps for run in step.tools):
-            offered[run.name] = None
-            calls[heaviest][run.name] += 1
-            failed[run.name] += run.error is not None
+            name = run.name if run.name in on_offer or run.name == UNREADABLE else UNKNOWN
+            offered[name] = None
+            calls[heaviest][name] += 1
+            failed[name] += run.error is not None
     if not count:
         raise ValueError("there are no trajectories to evaluate: name files or a folder that hold some")
     total = sum(calls.values(), Counter())

@@ -21,7 +21,7 @@ from pydantic import Field
 from grpo_agents.chat import Chat, Conversation
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling, TokenEngine, mix
 from grpo_agents.env import AgentEnv
-from grpo_agents.rewards.component import RewardVector
+from grpo_agents.rewards.component import FAILED, RewardVector
 from grpo_agents.rewards.preference import Preferences
 from grpo_agents.section import Section
 from grpo_agents.threads import Abandoned, Outcome, StepThreads
@@ -47,7 +47,9 @@ class RolloutConfig(Section):
     max_turn_tokens: int = Field(default=512, ge=1, description="Tokens the policy may write in one turn.")
     max_tokens: int = Field(default=4096, ge=1, description="Tokens the policy may write in one episode.")
     step_timeout: float = Field(default=60.0, gt=0, description="Seconds one step of an environment may take.")
-    episode_timeout: float = Field(default=1800.0, gt=0, description="Seconds one episode may take.")
+    episode_timeout: float = Field(
+        default=1800.0, gt=0, description="Seconds one episode may take; one that takes longer is left out of learning."
+    )
     threads: int = Field(default=32, ge=1, description="Environments stepped at once.")
     truncated: Literal["keep", "mask", "worst"] = Field(
         default="keep",
@@ -315,7 +317,7 @@ class Rollout:
         """Does with truncated rollouts what the config says."""
         for group in groups:
             for trajectory in group.trajectories:
-                if not trajectory.truncated or trajectory.stop_reason == "error":
+                if not trajectory.truncated or trajectory.stop_reason in FAILED:
                     continue
                 if self.config.truncated == "mask":
                     trajectory.masked = True

@@ -5,10 +5,13 @@ A run notes it in each file of trajectories, as plain data: to evaluate them, no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_agents.rewards import BUILT_IN
 from grpo_agents.rewards.component import Component, RewardVector
 
 
@@ -36,3 +39,23 @@ class Scoring:
         """The scoring that :meth:`as_dict` wrote; its components have no function, and stand for what is stored."""
         components = [Component(function=None, **entry) for entry in data["components"]]
         return cls(RewardVector(components), data["maxima"], data["gate"])
+
+
+def check_maxima(maxima: Mapping[str, float], names: Iterable[str]) -> None:
+    """Refuses maxima that are no scale, or that are misspelt.
+
+    A name that resembles no component passes: an environment may serve vectors with components of their own.
+
+    Args:
+        maxima: The most an episode can cost, by component.
+        names: The components there are, beside the built-in ones.
+
+    Raises:
+        ValueError: Names the component, and the nearest there is.
+    """
+    known = [*names, *BUILT_IN]
+    for name, maximum in maxima.items():
+        if not (isinstance(maximum, int | float) and 0 < maximum < math.inf):
+            raise ValueError(f"maxima: {name!r} is {maximum!r}, and the most an episode can cost is a positive number")
+        if name not in known and (near := difflib.get_close_matches(name, known, n=1)):
+            raise ValueError(f"maxima: {name!r} is no reward component. Did you mean {near[0]!r}?")

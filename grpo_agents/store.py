@@ -226,7 +226,7 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Sample]]]:
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     """A trajectory file; whatever of it cannot be read is said in one way."""
     if not path.is_file():
-        raise FileNotFoundError(f"no trajectory file {path}")
+        raise FileNotFoundError(f"no trajectory file {path.absolute()}")
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(path, file.schema_arrow)

@@ -107,13 +107,14 @@ def load_tasks(
             ``owner/name:config``.
         split: Which split of a data set.
         columns: The task's key for each column to take, as ``{"answer": "final"}``: key ← column. All columns where
-            None.
+            None. Not for a function.
         skip_broken: Go on past broken lines of a JSONL file, with a warning for each.
         seed: For generator functions.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A broken line, an unknown column, or no tasks at all; names the file and the line.
+        ValueError: A broken line, an unknown column, columns of a function, or no tasks at all; names the file and the
+            line.
     """
     path = Path(source)
     if path.suffix in {".jsonl", ".ndjson"}:
@@ -121,6 +122,10 @@ def load_tasks(
     elif path.suffix == ".parquet":
         rows = _read_parquet(path)
     elif ":" in source and "/" not in source.rsplit(":", 1)[1] and _is_code(source):
+        if columns:
+            raise ValueError(
+                f"{source}: tasks.columns is for files and data sets; let the function give its keys itself"
+            )
         return as_tasks(load_object(source), seed=seed)
     else:
         rows = _load_dataset(source, split)
@@ -145,7 +150,7 @@ def read_jsonl(path: Path, *, skip_broken: bool = False) -> list[Task]:
         ValueError: A line that is no JSON object, with its number.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no task file {path}")
+        raise FileNotFoundError(f"no task file {path.absolute()}")
     rows = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -170,7 +175,7 @@ def _read_parquet(path: Path) -> list[Task]:
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise FileNotFoundError(f"no task file {path}")
+        raise FileNotFoundError(f"no task file {path.absolute()}")
     try:
         return pq.read_table(path).to_pylist()
     except pa.ArrowInvalid as error:
@@ -218,7 +223,7 @@ def load_object(name: str) -> Any:
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
-            raise ValueError(f"{name!r}: there is no file {path}")
+            raise ValueError(f"{name!r}: there is no file {path.absolute()}")
         module = _load_file(path.resolve())
     else:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from grpo_agents.advantage import utility
 from grpo_agents.background import in_background
 from grpo_agents.build import Parts, build
 from grpo_agents.config import Config, load_config
-from grpo_agents.display import Display
+from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
 from grpo_agents.engines.weights import Weights
 from grpo_agents.evaluation import mean_interval, task_key
@@ -51,7 +52,7 @@ class Trainer:
 
     Raises:
         FileExistsError: The folder holds a run and neither was asked for, or a config.toml that is no run's.
-        ValueError: Something of the config does not exist or does not fit.
+        ValueError: Something of the config does not exist or does not fit, or the run to go on with is longer already.
     """
 
     def __init__(self, config: Config, *, resume: bool = False, overwrite: bool = False):
@@ -97,7 +98,8 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C, after the step under way is finished and saved.
-            ValueError: Every episode of a batch ended in an error, or the engine samples from another policy.
+            ValueError: Every episode of a batch lacks a reward, so that there is nothing to learn from; or the engine
+                samples from another policy.
             EngineFailure: The engine cannot go on.
         """
         steps = self.config.train.steps
@@ -183,11 +185,12 @@ class Trainer:
         """Says what is wrong with a batch, and refuses one of which nothing can be learned."""
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
         self.display.problems(f"step {step + 1}", everyone)
-        if all(trajectory.stop_reason == "error" for trajectory in everyone):
+        if all(trajectory.advantage is None and trajectory.missing for trajectory in everyone):
+            problems = Counter(problem for trajectory in everyone for problem in problems_of(trajectory))
             raise ValueError(
-                f"every episode of step {step + 1} ended in an error, the first in {everyone[0].error}\n"
-                f"Mend it (`grpo-agents check {self.config.env.id}` helps), then go on with "
-                f"`grpo-agents train --resume {self.folder.path}`"
+                f"step {step + 1} has nothing to learn from: every episode lacks a reward, most for this:\n"
+                f"{problems.most_common(1)[0][0]}\nMend it (`grpo-agents check {self.config.env.id}` helps), then go "
+                f"on with `grpo-agents train --resume {self.folder.path}`"
             )
         self._check_versions(step, everyone)
         if known := sum(task_key(self.config.env.id, group.task) in self._evaluated for group in groups):
@@ -303,6 +306,11 @@ class Trainer:
         if found is None:
             self.display.say(f"{self.folder.path} has no checkpoint that can be used; starting from the first step")
             return 0
+        if found.step > self.config.train.steps:
+            raise ValueError(
+                f"train.steps is {self.config.train.steps}, and {found.folder} is after {found.step} steps: set "
+                f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
+            )
         restore_policy(self.parts.model, found.folder / "model")
         self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]

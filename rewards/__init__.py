@@ -6,7 +6,9 @@ Named components of a trajectory or of a group, the vectors made of them, and th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from grpo_agents.rewards.component import Component, RewardVector, component, from_environment
 from grpo_agents.rewards.cost import cost, latency, length, tool_calls
@@ -14,32 +16,62 @@ from grpo_agents.rewards.format import format
 from grpo_agents.rewards.math_answer import math_answer
 from grpo_agents.tasks import load_object
 
-__all__ = ["BUILT_IN", "Component", "RewardVector", "component", "named"]
+__all__ = ["BUILT_IN", "Component", "RewardVector", "as_vector", "component", "named"]
 
 BUILT_IN = {entry.name: entry for entry in (cost, latency, tool_calls, length, format, math_answer)}
 """Components that come with the package, by name."""
 
 
-def named(name: str, given: Sequence[str] = ()) -> Component:
-    """The component of a name: the environment's own, a built-in one, or ``module:component``.
+def as_vector(found: Any, given: Mapping[str, Component], name: str) -> RewardVector:
+    """The vector that an object stands for: a vector, one component, or a list of components and names.
+
+    Args:
+        found: The object. A component without a function counts as its name, unless it says its own direction or unit.
+        given: What needs no function, since the environment gives it or it is stored.
+        name: What a person calls the object.
+
+    Raises:
+        ValueError: It is something else, or names what does not exist.
+    """
+    entries = [found] if isinstance(found, Component) else found
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise ValueError(_no_component(name, found))
+    return RewardVector([_component(entry, given, name) for entry in entries])
+
+
+def _component(entry: Any, given: Mapping[str, Component], name: str) -> Component:
+    if isinstance(entry, str):
+        return named(entry, given)
+    if not isinstance(entry, Component):
+        raise ValueError(_no_component(name, entry))
+    if entry.function is None and (entry.name not in given or entry == from_environment(entry.name)):
+        return named(entry.name, given)
+    return entry
+
+
+def named(name: str, given: Mapping[str, Component]) -> Component:
+    """The component of a name: one that is given, a built-in one, or ``module:component``.
 
     Args:
         name: Its name.
-        given: What the environment gives.
+        given: What needs no function, since the environment gives it or it is stored.
 
     Raises:
         ValueError: No such component; names the nearest.
     """
-    if name in given:
-        return from_environment(name)
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    known = {**BUILT_IN, **given}
+    if name in known:
+        return known[name]
     if ":" in name:
         found = load_object(name)
         if not isinstance(found, Component):
-            raise ValueError(f"{name!r} is a {type(found).__name__}; write @component above the function")
+            raise ValueError(_no_component(name, found))
         return found
-    known = [*given, *BUILT_IN]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}, and module:component."
     raise ValueError(f"unknown reward {name!r}. {hint}")
+
+
+def _no_component(name: str, found: Any) -> str:
+    hint = ": write @component above it" if inspect.isfunction(found) else ""
+    return f"{name}: a RewardVector, a component or a list of them is wanted, not a {type(found).__name__}{hint}"

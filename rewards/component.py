@@ -19,12 +19,18 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 from grpo_agents.trajectory import Group, Trajectory
 
 Direction = Literal["max", "min"]
+
+FAILED = ("error", "deadline")
+"""How episodes stop that the policy did not spoil: its environment raised or hung, or the clock ran out on somebody.
+
+The policy's own budgets are turns and tokens, which are the same on every machine.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,8 @@ class RewardVector(Sequence[Component]):
     """An ordered list of components.
 
     Args:
-        components: The components; a name stands for the environment's own component.
+        components: The components; a name stands for the environment's own component, and where a run finds that its
+            environment has none of that name, for a built-in one.
 
     Raises:
         ValueError: Two of one name, or none at all.
@@ -139,7 +146,8 @@ class RewardVector(Sequence[Component]):
     def score(self, groups: Sequence[Group], resources: Mapping[str, Any] | None = None) -> None:
         """Computes every component: its value goes to ``rewards``, or None and the reason to ``missing``.
 
-        A function that raises, or returns NaN or infinity, has failed: its value is None, never a number.
+        A function that raises, or returns NaN or infinity, has failed: its value is None, never a number. Of an
+        episode that failed (:data:`FAILED`) nothing can be said: every component is None, and no function sees it.
 
         Args:
             groups: Whose trajectories to score.
@@ -149,6 +157,7 @@ class RewardVector(Sequence[Component]):
             ValueError: A component asks for something that is not among the resources.
         """
         resources = resources or {}
+        groups = [self._without_failed(group) for group in groups]
         waiting: list[tuple[Component, Group, list[Trajectory], Any]] = []
         for entry in self._components:
             wanted = _wanted(entry, resources)
@@ -157,8 +166,8 @@ class RewardVector(Sequence[Component]):
                     for trajectory in group.trajectories:
                         _from_steps(entry, trajectory)
                     continue
-                subjects = [[trajectory] for trajectory in group.trajectories]
-                for whom in subjects if entry.per == "trajectory" else [group.trajectories]:
+                together = [group.trajectories] if group.trajectories else []
+                for whom in together if entry.per == "group" else [[trajectory] for trajectory in group.trajectories]:
                     subject: Any = whom[0] if entry.per == "trajectory" else group
                     try:
                         value = entry.function(subject, **wanted)
@@ -171,6 +180,14 @@ class RewardVector(Sequence[Component]):
                         _write(entry, whom, value)
         if waiting:
             asyncio.run(_await_all(waiting))
+
+    def _without_failed(self, group: Group) -> Group:
+        """The episodes of a group that can be judged; of the others every component is set to missing."""
+        failed = [trajectory for trajectory in group.trajectories if trajectory.stop_reason in FAILED]
+        for entry in self._components:
+            for trajectory in failed:
+                _fail(entry, [trajectory], f"the episode failed: {trajectory.error}")
+        return replace(group, trajectories=[entry for entry in group.trajectories if entry.stop_reason not in FAILED])
 
 
 def _wanted(entry: Component, resources: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,8 +217,8 @@ def _from_steps(entry: Component, trajectory: Trajectory) -> None:
     given = [step.rewards[entry.name] for step in trajectory.steps if entry.name in step.rewards]
     if given:
         _write(entry, [trajectory], sum(given))
-    elif trajectory.stop_reason == "error":
-        _fail(entry, [trajectory], f"the environment failed: {trajectory.error}")
+    elif not trajectory.truncated:
+        _fail(entry, [trajectory], f"the environment ended the episode and gave no {entry.name!r}")
     else:  # the policy never came to an answer
         _write(entry, [trajectory], entry.worst)
 

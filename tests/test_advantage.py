@@ -235,6 +235,20 @@ def test_utility_is_missing_where_a_weighed_component_is():
     assert utility({**rewards, "outcome": None}, {"latency": 1.0}, TRIPLE, {}, "outcome") is None
 
 
+@pytest.mark.parametrize("value", [-1.0, 1.5])
+@pytest.mark.parametrize("normalise", ["gdpo", "minmax", "weighted_sum"])
+def test_a_gate_that_is_no_share_is_refused_by_learning_and_by_evaluation(normalise, value):
+    said = rf"the gate 'outcome' is {value:g} in an episode, and has to lie between 0 .* and 1"
+    with pytest.raises(ValueError, match=said):
+        utility({"outcome": value}, {}, OUTCOME, {}, "outcome")
+    with pytest.raises(ValueError, match=said):
+        assign([group_of([1.0, value])], normalise=normalise, gate="outcome")
+
+
+def test_a_gate_may_be_off_by_rounding():
+    assert utility({"outcome": 1 + 1e-12}, {"outcome": 1.0}, OUTCOME, {}, "outcome") == pytest.approx(1.0)
+
+
 # Who takes part
 
 
@@ -259,6 +273,19 @@ def test_who_is_left_out_changes_nothing_for_the_others(normalise, scale, why):
     assert [found[0][0], *found[0][2:]] == pytest.approx(alone[0], abs=1e-12)
     assert found[1] == pytest.approx(alone[1], abs=1e-12)
     assert figures["left_out"] == 1
+
+
+@pytest.mark.parametrize(("normalise", "scale"), MODES)
+@pytest.mark.parametrize("weights", [{"outcome": 0.5, "latency": 0.5}, {"outcome": 1.0}, {"cost": 0.0}, {}])
+@pytest.mark.parametrize("gate", [None, "outcome", "cost"])
+def test_learning_leaves_out_what_evaluation_does(normalise, scale, weights, gate):
+    """An episode without a cost takes part unless its cost weighs something or gates."""
+    group = group_of([(1, 0.5, 2.0), (0, 0.5, 1.0), (1, 1.0, 0.0)], preference=weights, names=NAMES)
+    group.trajectories[1].rewards["cost"] = None
+    ((found,), figures) = assign([group], TRIPLE, normalise=normalise, scale=scale, gate=gate)
+    worths = [utility(entry.rewards, weights, TRIPLE, {}, gate) for entry in group.trajectories]
+    assert [advantage is None for advantage in found] == [worth is None for worth in worths]
+    assert figures["left_out"] == (not weights or gate == "cost")
 
 
 @pytest.mark.parametrize(("normalise", "scale"), MODES)

@@ -17,6 +17,30 @@ def test_a_step_shows_what_is_missing(said):
     assert said() == ["step 1/1  reward 0.5  outcome 1  missing outcome 3"]
 
 
+def test_what_is_left_out_is_shown_where_anything_is(said):
+    Display(1).step(0, {"reward": 0.5, "left_out": 0.0})
+    Display(1).step(0, {"reward": 0.5, "left_out": 3.0})
+    assert said() == ["step 1/1  reward 0.5", "step 1/1  reward 0.5  left_out 3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "enough", "words"),
+    [
+        ("groups_tied", 1.0, "all episodes earned the same, so nothing was learned"),
+        ("stopped/tokens", 0.5, "most episodes were cut short by rollout.max_turn_tokens"),
+    ],
+)
+def test_a_run_that_learns_nothing_is_put_into_words_once(said, name, enough, words):
+    display = Display(100)
+    display.step(0, {name: enough - 0.1})
+    assert said() == []
+    for step in (1, 2):
+        display.step(step, {name: enough})
+    (line,) = said()
+    assert line.startswith("step 2: ")
+    assert words in line
+
+
 @pytest.mark.parametrize(
     ("figures", "line"),
     [

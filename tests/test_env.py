@@ -102,6 +102,14 @@ def test_preference_is_shown_and_weighs_the_reward():
     assert env.step("leaf")[1] == 0.5  # what is not named weighs nothing
 
 
+def test_one_message_is_an_opening():
+    class Brief(Guess):
+        def start(self, task):
+            return {"role": "system", "content": "Guess."}
+
+    assert Brief().reset(seed=0)[0] == ({"role": "system", "content": "Guess."},)
+
+
 def test_preference_is_shown_on_the_last_message_only():
     observation, _ = Guess().reset(options={"preference": {"outcome": 1.0}})
     assert [message["content"] for message in observation] == ["A game.", "Guess.\nPreference: outcome 1"]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,18 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(warm, tmp_path):
     before = left_behind(folder)
     resume(folder)
     assert left_behind(folder) == before
+
+
+def test_a_run_that_is_longer_than_its_config_says_is_not_gone_on_with(unbroken, tmp_path):
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("steps = 4", "steps = 3"))
+    before = (run / "metrics.jsonl").read_text()
+    with pytest.raises(
+        ValueError, match=r"train\.steps is 3, and .*step-000004 is after 4 steps: set train\.steps to at"
+    ):
+        resume(run)
+    assert (run / "metrics.jsonl").read_text() == before
 
 
 def test_nothing_to_resume(tmp_path):

@@ -180,9 +180,8 @@ def test_an_environment_in_trouble_harms_nobody_else(chat, do, reason, error):
         if "step" in do:  # what was said is kept
             assert trajectory.steps[0].message["content"] == "hm"
             assert trajectory.sampled_tokens == len(say(chat, "hm"))
-        if reason == "error":
-            assert trajectory.rewards == {"outcome": None}
-            assert trajectory.error in trajectory.missing["outcome"]
+        assert trajectory.rewards == {"outcome": None}
+        assert trajectory.error in trajectory.missing["outcome"]
     for trajectory in groups[0].trajectories + groups[2].trajectories:
         assert (trajectory.stop_reason, trajectory.rewards) == ("terminated", {"outcome": 1.25})
     spoiled = [env for env in Talk.made if do in env.history]
@@ -290,6 +289,7 @@ def test_the_episode_runs_out_of_time(chat):
     trajectory = one(rollout, "slow")
     assert trajectory.stop_reason == "deadline"
     assert "longer than 0.2 s" in trajectory.error
+    assert trajectory.rewards == {"outcome": None}  # whoever was slow, it was no budget of the policy's
     assert len(trajectory.steps) == 2
     assert trajectory.seconds > 0.29
     assert trajectory.steps[0].seconds > 0.14
@@ -318,9 +318,10 @@ def test_what_becomes_of_what_is_cut_short(chat, choice):
 
 
 @pytest.mark.parametrize("choice", ["mask", "worst"])
-def test_an_error_of_ours_is_never_scored_as_the_policys(chat, choice):
-    trajectory = one(make_rollout(chat, [say(chat, "on")], truncated=choice), "raise in step")
-    assert trajectory.rewards == {"outcome": None}
+@pytest.mark.parametrize("do", ["raise in step", "hang in step"])
+def test_an_error_of_ours_is_never_scored_as_the_policys(chat, choice, do):
+    trajectory = one(make_rollout(chat, [say(chat, "on")], truncated=choice, step_timeout=0.2), do)
+    assert (trajectory.rewards, trajectory.masked) == ({"outcome": None}, False)
 
 
 # Rewards

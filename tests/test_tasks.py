@@ -119,6 +119,8 @@ def test_tasks_from_code(tmp_path):
     assert load_tasks(f"{file}:draw", seed=4)[2] == {"n": int(np.random.default_rng([4, 2]).integers(100))}
     assert load_tasks(f"{file}:ROWS").count == 1
     assert load_tasks("grpo_agents.envs.math:draw_task").count is None
+    with pytest.raises(ValueError, match=r"mine\.py:draw: tasks\.columns is for files and data sets"):
+        load_tasks(f"{file}:draw", columns={"number": "n"})
 
 
 def test_load_object_errors(tmp_path):

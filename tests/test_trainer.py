@@ -13,7 +13,7 @@ from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.build import build
 from grpo_agents.config import load_config
 from grpo_agents.envs.orchestra import OrchestraEnv, held_out
-from grpo_agents.rewards import named
+from grpo_agents.rewards import cost, latency
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.sources import describe, pick
 from grpo_agents.tasks import as_tasks
@@ -66,7 +66,7 @@ def test_a_run_leaves_what_the_design_says(unbroken):
 def test_every_trajectory_is_kept(unbroken):
     """The figures of each step can be recomputed from its file."""
     metrics = [row for row in rows_of(unbroken) if "loss" in row]
-    vector = RewardVector([named(name, ("outcome",)) for name in ("outcome", "cost", "latency")])
+    vector = RewardVector(["outcome", cost, latency])
     for step, row in enumerate(metrics):
         file = unbroken / "trajectories" / f"train-{step:06d}.parquet"
         everyone = store.read(file)
@@ -140,7 +140,7 @@ def shop(tmp_path, warm, question):
 
 def test_an_environment_that_always_fails_stops_the_run_and_a_mended_one_goes_on(warm, tmp_path, capsys):
     config = shop(tmp_path, warm, "tsk['id']")
-    with pytest.raises(ValueError, match=r"(?s)every episode of step 1 ended in an error, the first in .*NameError: .*"
+    with pytest.raises(ValueError, match=r"(?s)step 1 has nothing to learn from: every episode lacks.*NameError: .*"
                        r"'tsk'.*grpo-agents check .*shop\.py:Shop.*train --resume"):  # fmt: skip
         train(config)
     said = capsys.readouterr().err
@@ -156,6 +156,17 @@ def test_an_environment_that_always_fails_stops_the_run_and_a_mended_one_goes_on
     assert steps_of(rows_of(tmp_path / "run"), False) == [0, 1]
 
 
+def test_a_component_that_always_fails_stops_the_run(warm, tmp_path):
+    """Unless it weighs nothing: then there is nothing amiss with what is learned."""
+    (tmp_path / "mine.py").write_text(
+        "from grpo_agents import component\n@component\ndef odd(it):\n    return it.finl\n"
+    )
+    rewards = {"rewards.vector": f"['outcome', '{tmp_path / 'mine.py'}:odd']", "eval.every": 9, "train.steps": 1}
+    with pytest.raises(ValueError, match=r"every episode lacks a reward.*\nno odd: AttributeError: .*finl"):
+        train(grpo(tmp_path / "run", warm, **rewards, **{"preference.choices": "[{outcome = 0.5, odd = 0.5}]"}))
+    train(grpo(tmp_path / "other", warm, **rewards, **{"preference.choices": "[{outcome = 1.0, odd = 0.0}]"}))
+
+
 def test_an_environment_that_fails_now_and_then_is_said_and_trained_on(warm, tmp_path, capsys):
     config = shop(tmp_path, warm, "task['id'] if task['id'] != 'b' else 1 / 0")
     train(config)
@@ -164,6 +175,7 @@ def test_an_environment_that_fails_now_and_then_is_said_and_trained_on(warm, tmp
     missing = [row["missing/outcome"] for row in rows_of(tmp_path / "run") if "loss" in row or "left_out" in row]
     assert missing == [3.0, 3.0]
     assert "missing outcome 3" in said
+    assert "left_out 3" in said
 
 
 def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_path, capsys):
@@ -175,6 +187,23 @@ def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_pat
     assert "among those of the evaluation" not in capsys.readouterr().err
 
 
+MINE = """
+from grpo_agents import RewardVector
+from grpo_agents.envs.math import MathEnv
+
+outcom = RewardVector(["outcom"])
+
+def plain(trajectory):
+    return 1.0
+
+class Free(MathEnv):
+    maxima = {"cost": 0.0}
+
+class Costs(MathEnv):
+    maxima = {"costs": 1.0}
+"""
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -184,15 +213,21 @@ def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_pat
         ({"env.options": "{splt = 1}"}, "no option 'splt' (env.options, eval.env_options). Did you mean 'split'"),
         ({"eval.env_options": "{hard = 1}"}, "no option 'hard' (env.options, eval.env_options). There are: tasks"),
         ({"chat.template": "/no/where.jinja"}, "chat.template: there is no file /no/where.jinja"),
+        ({"rewards.vector": "mine.py:outcom"}, "unknown reward 'outcom'. Did you mean 'outcome'"),
+        ({"rewards.vector": "mine.py:plain"}, "'mine.py:plain': a RewardVector, a component or a list"),
+        ({"env.id": "mine.py:Free", "env.options": "{}"}, "maxima: 'cost' is 0.0, and the most"),
+        ({"env.id": "mine.py:Costs", "env.options": "{}"}, "maxima: 'costs' is no reward component. Did you mean"),
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
-        ({"tasks.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
-        ({"eval.source.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
-        ({"method": "{name = 'sft'}", "demonstrations.source": "nowhere.jsonl"}, "no task file nowhere.jsonl"),
+        ({"tasks.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
+        ({"eval.source.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
+        ({"method": "{name = 'sft'}", "demonstrations.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
     ],
 )  # fmt: skip
-def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, settings, message):
+def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, monkeypatch, settings, message):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         Trainer(grpo(tmp_path / "run", warm, **settings))
     assert not (tmp_path / "run").exists()  # so that the mended config starts as a new one

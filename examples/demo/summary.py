@@ -12,10 +12,10 @@ from grpo_agents import store
 from grpo_agents.advantage import utility
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.evaluation import evaluate, mean_interval, paired_difference, task_key
-from grpo_agents.rewards import RewardVector, named
+from grpo_agents.rewards import RewardVector, cost, latency
 from grpo_agents.trajectory import Trajectory
 
-VECTOR = RewardVector([named(name, OrchestraEnv.components) for name in ("outcome", "cost", "latency")])
+VECTOR = RewardVector(["outcome", cost, latency])
 KINDS = ("easy", "hard", "word")
 
 

@@ -32,14 +32,15 @@ def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, Any]:
         torch.set_num_threads(config.threads)
     path = os.path.expanduser(config.path)
     if (path.startswith((".", os.sep)) or path.count("/") > 1) and not os.path.isdir(path):  # a hub id has one slash
-        raise ValueError(f"model.path: there is no folder {config.path}")
+        raise ValueError(f"model.path: there is no folder {os.path.abspath(path)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"model.path {config.path!r} could not be loaded: {error}") from error
+        nowhere = "" if os.path.isdir(path) else f" (there is no folder {os.path.abspath(path)}, so the hub was asked)"
+        raise ValueError(f"model.path {config.path!r} could not be loaded{nowhere}: {error}") from error
     model.to(resolve_device(config.device))  # type: ignore[arg-type]  its stub takes the device for the model
     if config.lora is not None:
         from peft import LoraConfig, get_peft_model

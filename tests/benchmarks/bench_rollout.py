@@ -26,7 +26,7 @@ from grpo_agents.chat import Chat
 from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.env import tool_call
 from grpo_agents.envs.tool_math import ToolMathEnv
-from grpo_agents.rewards import RewardVector, named
+from grpo_agents.rewards import BUILT_IN, RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
 from grpo_agents.trajectory import Message, Task
 
@@ -81,7 +81,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     chat = make_chat()
     engine = ScriptedEngine(lambda session, turn: script[(session - 1) // GROUP_SIZE % GROUPS][turn])
-    vector = RewardVector([named(name, ("outcome",)) for name in ("outcome", "cost", "latency", "format")])
+    vector = RewardVector(["outcome", *(BUILT_IN[name] for name in ("cost", "latency", "format"))])
     rollout = Rollout(ToolMathEnv, chat, engine, vector, RolloutConfig(group_size=GROUP_SIZE), env_name="ToolMath")
     stop = chat.tokenizer.convert_ids_to_tokens(chat.stop_ids[0])
     script: list[list[list[int]]] = []

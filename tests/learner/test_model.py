@@ -1,4 +1,5 @@
 import copy
+import os
 import re
 
 import huggingface_hub
@@ -26,14 +27,16 @@ def load(start, lora=None, **settings):
 @pytest.mark.parametrize("path", ["./start", "../start", "/no/where", "~/no/where", "runs/demo/start"])
 def test_a_path_that_is_no_folder_is_said_to_be_none(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=rf"^model\.path: there is no folder {re.escape(path)}$"):
+    looked_at = os.path.abspath(os.path.expanduser(path))
+    with pytest.raises(ValueError, match=rf"^model\.path: there is no folder {re.escape(looked_at)}$"):
         load_policy(ModelConfig(path=path))
 
 
 def test_a_hub_id_is_not_taken_for_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"model\.path 'owner/name' could not be loaded"):
+    said = rf"model\.path 'owner/name' could not be loaded \(there is no folder {tmp_path}/owner/name, so the hub was"
+    with pytest.raises(ValueError, match=said):
         load_policy(ModelConfig(path="owner/name"))
 
 

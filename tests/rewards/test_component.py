@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from grpo_agents.rewards.component import RewardVector, component, from_environment
+from grpo_agents.rewards.component import FAILED, RewardVector, component, from_environment
 from grpo_agents.trajectory import Group, Step, Trajectory
 
 
@@ -163,13 +163,39 @@ def test_the_environments_component_is_summed_over_the_steps():
     assert scored.trajectories[0].rewards == {"outcome": 0.75}
 
 
-def test_no_answer_is_the_worst_but_a_broken_environment_is_missing():
-    scored = Group({}, {}, [Trajectory(stop_reason="turns"), Trajectory(stop_reason="error", error="it fell over")])
-    silent, failed = scored.trajectories
+def test_no_answer_is_the_worst():
+    scored = group(1, stop_reason="turns")
     RewardVector(["outcome"]).score([scored])
-    assert (silent.rewards, silent.missing) == ({"outcome": 0.0}, {})
-    assert failed.rewards == {"outcome": None}
-    assert "it fell over" in failed.missing["outcome"]
+    assert (scored.trajectories[0].rewards, scored.trajectories[0].missing) == ({"outcome": 0.0}, {})
+
+
+def test_what_the_environment_owes_at_the_end_of_an_episode_is_missing():
+    """As nobody can say whether it forgot or the answer was bad; a misspelt component would else be 0 for ever."""
+    scored = Group({}, {}, [Trajectory(steps=[Step({}, rewards={"outcome": 1.0})])])
+    RewardVector(["outcome", "style"]).score([scored])
+    (trajectory,) = scored.trajectories
+    assert trajectory.rewards == {"outcome": 1.0, "style": None}
+    assert trajectory.missing == {"style": "the environment ended the episode and gave no 'style'"}
+
+
+@pytest.mark.parametrize("how", FAILED)
+def test_of_an_episode_that_failed_nothing_is_said(how):
+    """Not what its environment gave before, nor what a component would make of it."""
+
+    @component(per="group")
+    def crowd(group):
+        group.notes["seen"] = len(group.trajectories)
+        return [float(len(group.trajectories))] * len(group.trajectories)
+
+    given = [Step({}, rewards={"outcome": 0.25})]
+    failed, whole = Trajectory(steps=given, stop_reason=how, error="it fell over"), Trajectory(steps=given)
+    scored, lost = Group({}, {}, [failed, whole]), group(2, stop_reason=how, error="it fell over")
+    RewardVector(["outcome", index, crowd]).score([scored, lost])
+    assert whole.rewards == {"outcome": 0.25, "index": 0.0, "crowd": 1.0}
+    assert (scored.notes, lost.notes) == ({"seen": 1}, {})
+    for trajectory in (failed, *lost.trajectories):
+        assert trajectory.rewards == {"outcome": None, "index": None, "crowd": None}
+        assert set(trajectory.missing.values()) == {"the episode failed: it fell over"}
 
 
 def test_vectors_are_checked():

@@ -1,0 +1,41 @@
+"""What commands have in common: how their help looks, and arguments that several take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as learner.optimizer.lr=1e-6.")
+]
+EnvName = Annotated[str, typer.Argument(metavar="ENV", help="A Gymnasium id, module:Class or file.py:Class.")]
+
+
+def _plain(params: list[Any]) -> list[Any]:
+    """Parameters whose help shows no type: a flag takes no value, and an argument's name says what it is."""
+    for param in params:
+        if isinstance(param, TyperArgument):
+            param.display_type_rich = lambda ctx: None
+        elif param.is_flag:
+            param.metavar = ""
+    return params
+
+
+class Command(TyperCommand):
+    """A command whose help shows no types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, as they are shown."""
+        return _plain(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """Commands under one name, whose help shows no types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, as they are shown."""
+        return _plain(super().get_params(ctx))

@@ -1,0 +1,65 @@
+"""What was raised for a person to read, as one message on stderr."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from grpo_agents.cli.commands import Group
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+_TRAINING = {"torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"}
+_PACKAGE = Path(__file__).parents[1]
+
+
+class Commands(Group):
+    """All commands; what they raise for a person to read becomes one message on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs one of them."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            fail(str(stop) or "stopped", INTERRUPTED)
+        except BrokenPipeError:  # the reader of a pipe has seen enough
+            raise
+        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+            if ctx.params.get("debug"):
+                raise
+            fail(_message(error))
+        except ModuleNotFoundError as error:
+            if ctx.params.get("debug") or error.name not in _TRAINING:
+                raise
+            fail(f"{error.name} is not installed, and this command needs it: pip install 'grpo-agents[train]'")
+
+
+def _message(error: Exception) -> str:
+    """What to say of an error; where this package did not raise it itself, also how to see where it came from."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if raised_in.is_relative_to(_PACKAGE):
+        return text
+    return f"{type(error).__name__}: {text}\n(`grpo-agents --debug …` shows where)"
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Says what went wrong, and ends the program."""
+    console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables and messages are printed."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, emoji=False)  # else Rich takes the :X: of `file.py:X: …` for one

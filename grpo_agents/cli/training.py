@@ -1,0 +1,107 @@
+"""``train`` and ``rollout``: what needs a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from grpo_agents.cli.commands import ConfigFile, Overrides
+from grpo_agents.cli.errors import console
+
+if TYPE_CHECKING:
+    from grpo_agents.config import Config
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The run's TOML file.")] = None,
+    set_: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")] = None,
+) -> None:
+    """Train as a config says, or go on with a run. Ctrl-C finishes the step and saves.
+
+    Example: `grpo-agents train my.toml --set train.steps=200`
+
+    Then: `grpo-agents train --resume runs/my`
+    """
+    if (config is None) == (resume is None):
+        raise ValueError("name a config to train, or a run to go on with: --resume RUN")
+    if resume is not None and (set_ or overwrite):
+        raise ValueError(
+            "a run goes on as it began: --set and --overwrite do not go with --resume. To train longer, raise "
+            f"train.steps in {resume / 'config.toml'} and resume; a learning-rate schedule then spans all of them"
+        )
+    _hush()
+    from grpo_agents import trainer
+    from grpo_agents.config import load_config
+    from grpo_agents.run_folder import RunFolder
+
+    if config is not None:
+        settings = load_config(config, set_ or ())
+        if config.resolve() == RunFolder(settings.run).config.resolve():
+            raise ValueError(
+                f"{config} lies where the run writes a config.toml of its own: give it another name, or choose another "
+                "folder: --set run=…"
+            )
+        run = trainer.train(settings, overwrite=overwrite)
+    else:
+        assert resume is not None
+        run = trainer.resume(resume)
+    from grpo_agents.report.run_pictures import draw_run
+
+    places = {
+        "pictures": ", ".join(map(str, draw_run(run))),
+        "figures": f"{run / 'metrics.jsonl'}, or tensorboard --logdir {run / 'tensorboard'}",
+        "model": run / "model",
+    }
+    if evaluations := sorted((run / "trajectories").glob("eval-*.parquet")):
+        places["evaluate"] = f"grpo-agents evaluate {evaluations[-1]}"
+    for name, place in places.items():
+        typer.echo(f"{name:9} {place}")
+
+
+def rollout(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
+    set_: Overrides = None,
+    tasks: Annotated[int, typer.Option(min=1, help="How many tasks.")] = 16,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token, one rollout a task.")] = False,
+    evaluation: Annotated[bool, typer.Option("--eval", help="Tasks of the config's [eval].")] = False,
+) -> None:
+    """Sample episodes with a config's model and environment, store them and sum them up.
+
+    Example: `grpo-agents rollout my.toml --tasks 64 --out runs/tried.parquet`
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists; remove it, or choose another --out")
+    _hush()
+    from grpo_agents import store
+    from grpo_agents.build import build
+    from grpo_agents.config import load_config
+    from grpo_agents.evaluation import evaluate
+    from grpo_agents.sources import pick
+
+    settings: Config = load_config(config, set_ or ())
+    parts = build(settings)
+    player, source = parts.rollout(evaluating=evaluation)
+    with console(stderr=True).status(f"playing {tasks} tasks"):
+        groups = player.sample(
+            [pick(source, number, settings.seed) for number in range(tasks)],
+            seed=settings.seed,
+            group_size=1 if greedy else None,
+            temperature=0.0 if greedy else None,
+        )
+    player.close()
+    store.write(out, groups, scoring=parts.scoring)
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    console().print(evaluate(trajectories, parts.vector, parts.maxima, settings.advantage.gate).as_table())
+    typer.echo(f"stored in {out}")
+
+
+def _hush() -> None:
+    """No bars of transformers between ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

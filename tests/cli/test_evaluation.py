@@ -1,0 +1,117 @@
+"""Numbers from what is stored."""
+
+import json
+
+import pytest
+from shell import episode, refused
+
+from grpo_agents import store
+from grpo_agents.rewards import BUILT_IN
+from grpo_agents.rewards.component import Component, RewardVector
+from grpo_agents.scoring import Scoring
+from grpo_agents.trajectory import Trajectory
+
+WORDS = Scoring(
+    RewardVector(["outcome", Component("words", len, "min", "words"), BUILT_IN["cost"]]),
+    {"words": 4.0, "cost": 20.0},
+    "outcome",
+)
+
+
+def test_evaluate_weighs_with_the_maxima_of_the_environment_that_was_played(run, tmp_path):
+    episodes = [episode("a", 1.0, 10.0, group=0), episode("b", 1.0, 5.0, group=1)]
+    store.write(tmp_path / "some.parquet", episodes)
+    found = json.loads(run("evaluate", "some.parquet", "--json").stdout)
+    assert found["reward"]["interval"]["mean"] == pytest.approx(1 + (0.0 + 0.5) / 2)  # 1 − cost/10 saved
+    assert found["components"]["cost"]["unit"] == "dollars"
+    gated = run("evaluate", "some.parquet", "--env", "grpo_agents/Math-v0", "--gate", "outcome", "--json")
+    assert json.loads(gated.stdout)["reward"]["interval"]["mean"] == pytest.approx(1 - 7.5)  # no maxima: −cost
+
+
+def test_evaluate_says_what_training_said(run, finished, monkeypatch):
+    """The gate and the maxima are the run's, and its figures come out again."""
+    monkeypatch.chdir(finished[0])
+    rows = map(json.loads, (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines())
+    said = {row["step"]: row for row in rows if "eval/reward" in row}
+    for step in (0, 2):
+        file = f"runs/a/trajectories/eval-{step:06d}.parquet"
+        found = json.loads(run("evaluate", file, "--json").stdout)
+        assert found["reward"]["interval"]["mean"] == pytest.approx(said[step]["eval/reward"])
+        ungated = json.loads(run("evaluate", file, "--gate", "", "--json").stdout)
+        assert ungated["reward"]["interval"]["mean"] > said[step]["eval/reward"]  # a wrong answer that cost nothing
+
+
+def test_evaluate_reads_components_maxima_and_gate_from_the_file_alone(run, tmp_path):
+    episodes = [episode("a", 1.0, 10.0, group=0), episode("b", 0.0, 10.0, group=1)]
+    for trajectory in episodes:
+        trajectory.rewards["words"] = 3.0
+        trajectory.env = "long_gone.py:Shop"
+    store.write(tmp_path / "some.parquet", episodes, scoring=WORDS)
+    found = json.loads(run("evaluate", "some.parquet", "--json").stdout)
+    assert found["reward"]["interval"]["mean"] == pytest.approx((1 + 0.25 + 0.5) / 2)
+    assert (found["components"]["words"]["direction"], found["components"]["words"]["unit"]) == ("min", "words")
+    for options, mean in {
+        ("--env", "grpo_agents/Orchestra-v0"): (1 - 3 + 0.0) / 2,
+        ("--gate", ""): 0.5 + 0.25 + 0.5,
+        ("--rewards", "outcome,words"): (1 + 0.25) / 2,
+    }.items():
+        found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
+        assert found["reward"]["interval"]["mean"] == pytest.approx(mean), options
+    ungated = run("evaluate", "some.parquet", "--rewards", "words", "--json")
+    assert json.loads(ungated.stdout)["reward"]["interval"]["mean"] == pytest.approx(0.25)
+    assert "no gate: the stored one, outcome, is not among these rewards" in ungated.stderr
+
+
+def test_evaluate_knows_a_stored_component_that_no_episode_has(run, tmp_path):
+    missing = {"outcome": "the environment failed"}
+    episodes = [Trajectory(rewards={"outcome": None, "words": None, "cost": 1.0}, missing=missing, error="down")]
+    store.write(tmp_path / "some.parquet", episodes, scoring=WORDS)
+    for options in ([], ["--rewards", "outcome,cost"], ["--gate", "outcome"]):
+        found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
+        assert found["components"]["outcome"]["reasons"] == {"the environment failed": 1}, options
+        assert found["reward"]["missing"] == 1
+
+
+def test_evaluate_says_when_it_pools_several_policies(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    pooled = run("evaluate", "runs/a/trajectories", "--json")
+    assert "of 3 policies, of steps 0, 1 and 2" in pooled.stderr
+    assert json.loads(pooled.stdout)["trajectories"] == 3 + 4 + 4 + 3
+    assert run("evaluate", "runs/a", "--json").stdout == pooled.stdout
+    assert "policies" not in run("evaluate", "runs/a/trajectories/eval-000002.parquet").stderr
+
+
+def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
+    store.write(tmp_path / "some.parquet", [episode("a", 1.0, 10.0)])
+    table = run("evaluate", "some.parquet", "--rewards", "outcome,tool_calls").stdout
+    assert "tool_calls ↓" in table
+    assert "cost" not in table
+    (tmp_path / "mine.py").write_text(
+        "from grpo_agents import RewardVector, component\n"
+        "@component(direction='min', unit='words')\n"
+        "def words(trajectory):\n    return len(trajectory.final.split())\n"
+        "vector = RewardVector(['outcome', words])\n"
+        "misspelt = RewardVector(['outcom', words])\n"
+        "several = ['outcome', words, 'cost']\n"
+        "plain = lambda trajectory: 1.0\n"
+    )
+    for name in ("mine.py:vector", "mine.py:words", "mine.py:several"):
+        found = json.loads(run("evaluate", "some.parquet", "--rewards", name, "--json").stdout)
+        assert found["components"]["words"]["interval"]["mean"] == 2
+    assert found["components"]["cost"]["direction"] == "min"  # of several: the built-in one, not one of the environment
+    for name in ("outcom", "mine.py:misspelt"):
+        assert "Did you mean 'outcome'" in refused(run("evaluate", "some.parquet", "--rewards", name))
+    said = (
+        "--rewards mine.py:plain: a RewardVector, a component or a list of them is wanted, not a function: write @comp"
+    )
+    assert said in refused(run("evaluate", "some.parquet", "--rewards", "mine.py:plain"))
+    listed = refused(run("evaluate", "some.parquet", "--rewards", "nope")).split(": ")[-1]
+    assert listed.count("cost") == 1
+
+
+def test_evaluate_makes_no_scalar_of_a_component_whose_direction_it_cannot_know(run, tmp_path):
+    store.write(tmp_path / "some.parquet", [Trajectory(rewards={"words": 7.0})])
+    result = run("evaluate", "some.parquet")
+    assert "reward (scalar)" not in result.stdout
+    assert "Add --rewards file.py:vector" in result.stdout
+    assert "--gate words needs a vector" in refused(run("evaluate", "some.parquet", "--gate", "words"))

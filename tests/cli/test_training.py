@@ -1,0 +1,86 @@
+"""Commands that need a model."""
+
+import json
+import shutil
+
+from shell import CONFIG, refused
+
+from grpo_agents import store, trainer
+from grpo_agents.cli.errors import INTERRUPTED
+
+
+def test_train_says_where_to_look(finished):
+    folder, printed = finished
+    pictures = ["runs/a/curves.png", "runs/a/tool_use.png"]
+    assert f"pictures  {', '.join(pictures)}" in printed
+    assert all((folder / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert "grpo-agents evaluate runs/a/trajectories/eval-000002.parquet" in printed
+
+
+def test_train_refuses_a_folder_that_holds_a_run(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    message = refused(run("train", "run.toml", "--set", "run=runs/a"))
+    assert "train --resume runs/a" in message
+    assert "--overwrite" in message
+
+
+def test_train_refuses_a_config_where_its_own_would_be_written(run, finished, monkeypatch):
+    """Whether a run is there or not: nobody's config is lost."""
+    monkeypatch.chdir(finished[0])
+    (finished[0] / "exp").mkdir()
+    (finished[0] / "exp" / "config.toml").write_text(CONFIG.replace("runs/new", "exp"))
+    for place in ("exp", "runs/a"):
+        before = (finished[0] / place / "config.toml").read_text()
+        for options in ([], ["--overwrite"]):
+            message = refused(run("train", f"{place}/config.toml", *options))
+            assert f"{place}/config.toml lies where the run writes a config.toml of its own" in message
+        assert (finished[0] / place / "config.toml").read_text() == before
+
+
+def test_a_finished_run_can_be_resumed(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    before = (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines()
+    assert run("train", "--resume", "runs/a").exit_code == 0
+    after = (finished[0] / "runs/a/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in after] == [json.loads(line) for line in before]
+
+
+def test_a_run_is_made_longer_in_its_config(run, finished, tmp_path):
+    longer = shutil.copytree(finished[0] / "runs/a", tmp_path / "longer")
+    shutil.copytree(finished[0] / "start", tmp_path / "start")
+    config = longer / "config.toml"
+    config.write_text(config.read_text().replace("steps = 2", "steps = 3"))
+    assert run("train", "--resume", "longer").exit_code == 0
+    rows = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "reward" in row] == [0, 1, 2]
+    assert [row["step"] for row in rows if "eval/reward" in row] == [0, 2, 3]
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_exits_with_130(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+
+    def stopped(config, *, overwrite):
+        raise KeyboardInterrupt("stopped after step 3; go on with `grpo-agents train --resume runs/a`")
+
+    monkeypatch.setattr(trainer, "train", stopped)
+    assert "go on with `grpo-agents train --resume runs/a`" in refused(run("train", "run.toml"), INTERRUPTED)
+
+
+def test_rollout_stores_and_sums_up(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    result = run("rollout", "run.toml", "--tasks", 3, "--out", "played.parquet")
+    assert result.exit_code == 0, result.output
+    assert "6 episodes of 3 tasks" in result.stdout
+    stored = store.read(finished[0] / "played.parquet")
+    assert [entry.id for entry in stored] == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"]
+    assert all(entry.samples and set(entry.rewards) == {"outcome", "cost", "latency"} for entry in stored)
+    assert "played.parquet exists" in refused(run("rollout", "run.toml", "--out", "played.parquet"))
+
+
+def test_greedy_rollouts_are_one_a_task_and_those_of_the_evaluation_other_tasks(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    for name, options in {"greedy": ["--greedy"], "held": ["--greedy", "--eval"]}.items():
+        assert run("rollout", "run.toml", "--tasks", 4, "--out", f"{name}.parquet", *options).exit_code == 0
+    greedy, held = (store.read(finished[0] / f"{name}.parquet") for name in ("greedy", "held"))
+    assert len(greedy) == len(held) == 4
+    assert not {entry.task["id"] for entry in greedy} & {entry.task["id"] for entry in held}
