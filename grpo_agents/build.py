@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from grpo_agents import rewards
 from grpo_agents.advantage import check_gate
@@ -15,7 +15,7 @@ from grpo_agents.chat import Chat
 from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
 from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
-from grpo_agents.learner.model import adapter_config, computing_in, load_policy
+from grpo_agents.learner.model import adapter_config, computing_in, load_model, load_tokenizer
 from grpo_agents.rewards.component import RewardVector, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
 from grpo_agents.rollout import Rollout
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Parts:
-    """What training, rollout and evaluation are made of."""
+    """What training, rollout and evaluation are made of; the model is the learner's, None where nothing learns."""
 
     config: Config
-    model: PreTrainedModel
-    tokenizer: Any
+    model: PreTrainedModel | None
     chat: Chat
     engine: TokenEngine
     vector: RewardVector
@@ -65,11 +64,12 @@ class Parts:
         return rollout, tasks
 
 
-def build(config: Config, say: Callable[[str], None] = print) -> Parts:
-    """Loads the model and makes everything that a run needs of it.
+def build(config: Config, *, learning: bool = False, say: Callable[[str], None] = print) -> Parts:
+    """Makes everything that a run needs but the learner; loads a model last.
 
     Args:
         config: The run's.
+        learning: Whether a learner is to have a model of its own.
         say: Told what the user should know of the engine while it works.
 
     Raises:
@@ -82,18 +82,29 @@ def build(config: Config, say: Callable[[str], None] = print) -> Parts:
     for weighed in config.preference.choices or [dict.fromkeys(config.preference.simplex or (), 0.0)]:
         vector.check_preference(weighed)
     preferences = make_preferences(config.preference)
-    model, tokenizer = load_policy(config.model)
+    model = load_model(config.model) if learning else None
+    if config.engine.backend == "hosted":
+        from grpo_agents.engines.hosted import HostedChat, HostedEngine
+
+        hosted = HostedEngine(config.engine.server, patience=config.engine.patience)
+        chat, engine = cast(Any, (HostedChat(), hosted))  # what a rollout needs of such a pair, and no more
+    else:
+        chat = make_chat(config)
+        engine = _make_engine(config, model, chat, say)
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
+    return Parts(config, model, chat, engine, vector, preferences, dict(env.maxima))
+
+
+def make_chat(config: Config) -> Chat:
+    """Messages and tokens as the config's model writes them."""
+    tokenizer = load_tokenizer(config.model)
     if config.chat.template is not None:
         path = Path(config.chat.template)
         if not path.is_file():
             raise ValueError(f"chat.template: there is no file {path.absolute()}")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
-    gc.collect()
-    gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
-    chat = Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
-    return Parts(
-        config, model, tokenizer, chat, _make_engine(config, model, chat, say), vector, preferences, dict(env.maxima)
-    )
+    return Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
 
 
 def environment(
@@ -133,22 +144,29 @@ def make_preferences(config: PreferenceConfig) -> Preferences | None:
     return None
 
 
-def _make_engine(config: Config, model: PreTrainedModel, chat: Chat, say: Callable[[str], None]) -> TokenEngine:
+def _make_engine(config: Config, model: PreTrainedModel | None, chat: Chat, say: Callable[[str], None]) -> TokenEngine:
     engine = config.engine
-    if engine.backend == "vllm":
-        return _make_vllm(config, model, say)
+    if model is None or config.samples:  # a warm start without evaluations needs none of its own
+        if engine.backend == "vllm":
+            return _make_vllm(config, model, say)
+        if engine.backend == "server":
+            from grpo_agents.engines.server import ServerEngine
+
+            return ServerEngine(engine.server, patience=engine.patience, restarts=engine.restarts, say=say)
     from grpo_agents.engines.transformers import TransformersEngine
 
+    model = model or load_model(config.model)
+    device = model.device
     return TransformersEngine(
         model,
         chat.pad_id,
         decode=chat.tokenizer.decode,
         max_rows=engine.max_rows,
-        computing=lambda: computing_in(config.model.dtype, model.device),
+        computing=lambda: computing_in(config.model.dtype, device),
     )
 
 
-def _make_vllm(config: Config, model: PreTrainedModel, say: Callable[[str], None]) -> TokenEngine:
+def _make_vllm(config: Config, model: PreTrainedModel | None, say: Callable[[str], None]) -> TokenEngine:
     from grpo_agents.engines.child import ChildEngine
     from grpo_agents.engines.vllm import VllmEngine, check_version
 
@@ -163,7 +181,7 @@ def _make_vllm(config: Config, model: PreTrainedModel, say: Callable[[str], None
         "cpu_cache_gib": vllm.cpu_cache_gib,
         "eager": vllm.eager,
         "sleep": vllm.sleep,
-        "lora": adapter_config(model),
+        "lora": adapter_config(model) if model is not None else None,
         "patience": engine.patience,
         "trust_remote_code": config.model.trust_remote_code,
     }

@@ -141,13 +141,24 @@ class Config(Section):
         return {"name": settings.get("name", "grpo"), **make_method(settings).model_dump(mode="json")}
 
     @property
+    def samples(self) -> bool:
+        """Whether training samples at all: for its batches, or to evaluate."""
+        return self.chosen_method.source == "policy" or self.eval.every is not None
+
+    @property
     def chosen_method(self) -> Method:
         """The method with its settings."""
         return make_method(self.method)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        method = self.chosen_method
+        method, backend = self.chosen_method, self.engine.backend
+        if self.rollout.stop and backend in ("vllm", "server"):
+            raise ValueError(f"rollout.stop: engine.backend {backend!r} ends turns at tokens, not at texts")
+        if self.model.lora is not None and backend == "server":
+            raise ValueError(
+                "model.lora: engine.backend 'server' is sent whole models, not adapters. Use 'vllm', which takes them."
+            )
         if self.train.overlap:
             self._check_overlap(method)
         if method.source == "demonstrations":

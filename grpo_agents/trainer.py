@@ -56,6 +56,11 @@ class Trainer:
     """
 
     def __init__(self, config: Config, *, resume: bool = False, overwrite: bool = False):
+        if config.engine.backend == "hosted":
+            raise ValueError(
+                "engine.backend 'hosted' gives no token ids to learn from: evaluate with it "
+                "(`grpo-agents rollout`), and train with 'vllm', 'server' or 'transformers'"
+            )
         self.config = config
         self.folder = RunFolder(config.run)
         self.method = config.chosen_method
@@ -63,9 +68,11 @@ class Trainer:
         if not resume:
             self.folder.check(overwrite=overwrite)  # before anything is loaded
         torch.manual_seed(config.seed)
-        self.parts: Parts = build(config)
+        self.parts: Parts = build(config, learning=True, say=self.display.say)
+        assert self.parts.model is not None
+        self.model = self.parts.model
         self.learner = Learner(
-            self.parts.model,
+            self.model,
             config.learner,
             self.method,
             steps=config.train.steps * config.learner.updates,
@@ -91,7 +98,7 @@ class Trainer:
         else:
             self.start = 0
             self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
-        self.weights = Weights(dict(self.parts.model.named_parameters()), self.start)
+        self.weights = Weights(dict(self.model.named_parameters()), self.start)
 
     def train(self) -> Path:
         """Runs to the last step, or to an interruption; gives the run folder.
@@ -133,7 +140,7 @@ class Trainer:
             self._sync_if_due(steps)
             self._probe_if_due(steps, board)
             self._evaluate_if_due(steps, board)
-        save_policy(self.parts.model, self.parts.tokenizer, self.folder.model)
+        save_policy(self.model, self.parts.chat.tokenizer, self.folder.model)
         return self.folder.path
 
     def _batch(self, step: int) -> tuple[list[Group], Figures]:
@@ -292,7 +299,7 @@ class Trainer:
 
     def _save(self, done: int) -> None:
         def fill(folder: Path) -> None:
-            save_policy(self.parts.model, self.parts.tokenizer, folder / "model")
+            save_policy(self.model, self.parts.chat.tokenizer, folder / "model")
             state = {name: tensor.contiguous() for name, tensor in self.learner.optimizer.state().items()}
             save_file(state, folder / OPTIMIZER_FILE)
             if self._ahead is not None:  # its weights are gone, and it could not be sampled again
@@ -311,7 +318,7 @@ class Trainer:
                 f"train.steps is {self.config.train.steps}, and {found.folder} is after {found.step} steps: set "
                 f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
             )
-        restore_policy(self.parts.model, found.folder / "model")
+        restore_policy(self.model, found.folder / "model")
         self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
         if self.config.train.overlap and (found.folder / AHEAD_FILE).exists():

@@ -59,9 +59,9 @@ def sample_apart(monkeypatch, kind=TransformersEngine):
     """Gives every run from now on an engine of that kind on a copy of its model; returns them, as they are made."""
     engines = []
 
-    def build_apart(config, *args, **options):
+    def build_apart(config, **options):
         engine = config.engine.model_copy(update={"backend": "transformers"})
-        parts = build(config.model_copy(update={"engine": engine}), *args, **options)
+        parts = build(config.model_copy(update={"engine": engine}), **options)
         engines.append(engine_apart(parts, kind))
         return replace(parts, engine=engines[-1])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from grpo_agents.cli.commands import Group
+from grpo_agents.engines import EngineFailure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-_TRAINING = {"torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"}
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"), "train"),
+    **dict.fromkeys(("openai", "httpx2"), "hosted"),
+}
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -31,14 +35,18 @@ class Commands(Group):
             fail(str(stop) or "stopped", INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             raise
-        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        except (ValueError, TypeError, OSError, FloatingPointError, EngineFailure) as error:
             if ctx.params.get("debug"):
                 raise
             fail(_message(error))
-        except ModuleNotFoundError as error:
-            if ctx.params.get("debug") or error.name not in _TRAINING:
+        except ImportError as error:
+            if ctx.params.get("debug") or not (extra := _EXTRAS.get(str(error.name)) or _is_ours(error)):
                 raise
-            fail(f"{error.name} is not installed, and this command needs it: pip install 'grpo-agents[train]'")
+            fail(
+                f"{error.name} is not installed, and this command needs it: pip install 'grpo-agents[{extra}]'"
+                if isinstance(extra, str)
+                else str(error)
+            )
 
 
 def _message(error: Exception) -> str:
@@ -46,10 +54,14 @@ def _message(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    if raised_in.is_relative_to(_PACKAGE):
+    if _is_ours(error):
         return text
     return f"{type(error).__name__}: {text}\n(`grpo-agents --debug …` shows where)"
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this package raised it itself, in words for a person."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(_PACKAGE)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -84,7 +84,7 @@ def rollout(
     from grpo_agents.sources import pick
 
     settings: Config = load_config(config, set_ or ())
-    parts = build(settings)
+    parts = build(settings, say=console(stderr=True).print)
     player, source = parts.rollout(evaluating=evaluation)
     with console(stderr=True).status(f"playing {tasks} tasks"):
         groups = player.sample(
@@ -94,6 +94,7 @@ def rollout(
             temperature=0.0 if greedy else None,
         )
     player.close()
+    parts.engine.close()
     store.write(out, groups, scoring=parts.scoring)
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     console().print(evaluate(trajectories, parts.vector, parts.maxima, settings.advantage.gate).as_table())

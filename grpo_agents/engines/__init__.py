@@ -101,8 +101,10 @@ class TokenEngine(Protocol):
     context_length: int
     """The most tokens that prompt and completion may have together."""
 
-    version: int
-    """Version of the weights it samples with."""
+    @property
+    def version(self) -> int:
+        """Version of the weights it samples with."""
+        ...
 
     def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
         """Hands over requests.

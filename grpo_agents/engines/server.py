@@ -27,7 +27,7 @@ than the longest turn takes. On a CPU vLLM wants ``--no-enable-chunked-prefill``
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from grpo_agents.engines.openai_client import Trouble
 from grpo_agents.engines.request_loop import Job, RequestLoop
 from grpo_agents.engines.settings import ServerConfig
 from grpo_agents.engines.vllm_server import VllmServer
+from grpo_agents.engines.weights import Weights
 
 AS_DRAWN = {
     "min_p": 0.0,  # this and the penalties: a model's generation_config.json may hold others
@@ -56,8 +57,7 @@ AS_DRAWN = {
 class ServerEngine:
     """Samples with a vLLM server.
 
-    Weights are sent again to a server that came back: where they do not go through a folder, the tensors given to
-    :meth:`update_weights` must stay what they were until the next update.
+    A server that came back gets the weights again: those in the folder or, where they go straight, those of now.
 
     Args:
         config: Which server.
@@ -73,7 +73,6 @@ class ServerEngine:
     lockstep = False
 
     def __init__(self, config: ServerConfig, *, patience: float, restarts: int, say: Callable[[str], None]):
-        self.version = 0
         self._patience = patience
         self._restarts = restarts
         self._say = say
@@ -94,6 +93,11 @@ class ServerEngine:
             raise
         self.context_length = self._server.context_length
 
+    @property
+    def version(self) -> int:
+        """Version of the weights that it samples with."""
+        return self._server.version
+
     def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
         """Sends requests; each is delivered as it is done, on the engine's thread.
 
@@ -106,7 +110,7 @@ class ServerEngine:
         check_requests(requests, self.context_length, self._requests.keys)
         jobs = []
         for request in requests:
-            read = partial(_completion, request.session, self.version)
+            read = partial(_completion, request.session)
             jobs.append(Job(request.session, partial(self._ask, self._body(request, sampling), read), deliver))
         self._requests.begin(jobs)
 
@@ -140,16 +144,15 @@ class ServerEngine:
                 raise failure
         return scored
 
-    def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Has the server load tensors and forget its prefix cache; wakes it.
+    def update_weights(self, weights: Weights) -> None:
+        """Has the server load them and forget its prefix cache; wakes it.
 
         Raises:
             ValueError: Requests are under way, or no folder is named through which weights reach the server.
             EngineFailure: It did not take them.
         """
         self._check_idle("update_weights")
-        self._server.keep(weights, version)
-        self.version = version
+        self._server.keep(weights)
         self._requests.wait_for(self._insist(self._server.load))
 
     def sleep(self) -> None:
@@ -195,13 +198,14 @@ class ServerEngine:
         asked = {"prompt_logprobs": 0, "logprob_token_ids": [last], "max_tokens": 1, "temperature": 1.0, "top_p": 1.0}
         return {"model": self._server.model, "prompt": prompt, "top_k": 0, **asked, **AS_DRAWN}
 
-    async def _ask(self, body: dict[str, Any], read: Callable[[Any], Any]) -> Any:
-        """One attempt at a request."""
+    async def _ask(self, body: dict[str, Any], read: Callable[[int, Any], Any]) -> Any:
+        """One attempt at a request; ``read`` is given the version of the weights that it meets, and the answer."""
+        version = self.version
         self._asking += 1
         if self._asking == 1:
             self._watch()
         try:
-            answer = read(await self._server.client.ask("completions", body))
+            answer = read(version, await self._server.client.ask("completions", body))
             self._failures = 0
             return answer
         except Trouble as trouble:
@@ -290,7 +294,7 @@ def _completion(session: int, version: int, answer: Any) -> Completion:
     return completion
 
 
-def _scores(last: int, answer: Any) -> np.ndarray:
+def _scores(last: int, _version: int, answer: Any) -> np.ndarray:
     """Reads the log-probs of a prompt's tokens and of the ``last`` one, which might come next, (tokens,)."""
     try:
         (choice,) = answer["choices"]

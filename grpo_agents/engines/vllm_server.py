@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from grpo_agents.engines import EngineFailure
 from grpo_agents.engines.openai_client import Client, Refusal, Trouble
 from grpo_agents.engines.server_process import ServerProcess
 from grpo_agents.engines.settings import ServerConfig
+from grpo_agents.engines.weights import Weights
 
 START_SECONDS = 1800.0
 """How long a server may take from its start to its first answer: a large model is loaded and compiled."""
@@ -34,6 +34,7 @@ class VllmServer:
         client: Asks it.
         model: What it calls the model.
         context_length: The most tokens that prompt and completion may have together.
+        version: Of the weights that it was sent last.
 
     Raises:
         ValueError: A setting that is missing.
@@ -52,8 +53,8 @@ class VllmServer:
         self._on_cpu = False
         self._asleep = False
         self._files: Path | None = None
-        self._weights: Mapping[str, Any] = {}
-        self._version: int | None = None  # of the weights that it was sent
+        self._weights: Weights | None = None
+        self.version = 0
         self._transfer: Any = None
 
     # What it serves
@@ -121,26 +122,25 @@ class VllmServer:
 
     # Its weights and its memory
 
-    def keep(self, weights: Mapping[str, Any], version: int) -> None:
+    def keep(self, weights: Weights) -> None:
         """Takes note of the weights that it is to have, now and whenever it comes back.
 
         Raises:
             ValueError: No folder is named through which they could reach it; or they would reach half of it.
         """
-        if self._on_cpu and not any("lm_head" in name for name in weights):
+        if self._on_cpu and not any("lm_head" in name for name in weights.named):
             raise ValueError(
                 "on a CPU, vLLM's output layer is a copy of tied embeddings that new weights do not reach: "
                 "serve a model with tie_word_embeddings = false, or serve on a GPU"
             )
-        if self._config.sync != "file":
-            self._weights = weights
-        elif self._config.sync_folder is None:
-            raise ValueError("engine.server.sync_folder is not set: a folder that server and trainer both see")
-        else:
+        if self._config.sync == "file":
+            if self._config.sync_folder is None:
+                raise ValueError("engine.server.sync_folder is not set: a folder that server and trainer both see")
             from grpo_agents.engines.weight_files import write_weights
 
-            self._files = write_weights(Path(self._config.sync_folder).absolute(), weights, version)
-        self._version = version
+            with weights.reading() as (named, self.version):
+                self._files = write_weights(Path(self._config.sync_folder).absolute(), named, self.version)
+        self._weights = weights
 
     async def load(self) -> None:
         """Has it load the weights that were noted, and forget what it computed with others; wakes it."""
@@ -149,18 +149,20 @@ class VllmServer:
             reload = {"method": "reload_weights", "kwargs": {"weights_path": str(self._files)}}
             await self.client.ask("/collective_rpc", reload, seconds=self._patience)
         else:
+            assert self._weights is not None
             world = await self.client.ask("/get_world_size", seconds=ANSWER_SECONDS)
-            sending = asyncio.to_thread(self._transfer.send, self._weights, world["world_size"])
-            try:
-                await asyncio.wait_for(sending, self._patience)
-            except TimeoutError as error:
-                raise Trouble(f"weights did not arrive within {self._patience:g} s (engine.patience)") from error
+            with self._weights.reading() as (named, self.version):
+                sending = asyncio.to_thread(self._transfer.send, named, world["world_size"])
+                try:
+                    await asyncio.wait_for(sending, self._patience)
+                except TimeoutError as error:
+                    raise Trouble(f"weights did not arrive within {self._patience:g} s (engine.patience)") from error
         deadline = time.monotonic() + self._patience
         while not (await self.client.ask("/reset_prefix_cache", {}, seconds=self._patience))["success"]:
             if time.monotonic() > deadline:  # an aborted request holds blocks for a moment, not for that long
                 raise Trouble("the prefix cache, computed with the old weights, could not be emptied")
             await asyncio.sleep(POLL_SECONDS)
-        await self.client.ask("/update_weight_version", {"new_version": str(self._version)}, seconds=ANSWER_SECONDS)
+        await self.client.ask("/update_weight_version", {"new_version": str(self.version)}, seconds=ANSWER_SECONDS)
 
     async def sleep(self) -> None:
         """Has it give up GPU memory, where it was started with ``--enable-sleep-mode``."""
@@ -190,7 +192,7 @@ class VllmServer:
             await self._start(self._process)
         else:
             await self._wait(self._patience)
-        if self._version is not None:
+        if self._weights is not None:
             await self.load()
 
     def kill(self) -> None:

@@ -22,26 +22,25 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
-def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, Any]:
-    """Loads model and tokenizer.
+def load_tokenizer(config: ModelConfig) -> Any:
+    """Loads the tokenizer.
 
     Raises:
-        ValueError: They cannot be loaded; names the path.
+        ValueError: It cannot be loaded; names the path.
+    """
+    return _load(AutoTokenizer, config)
+
+
+def load_model(config: ModelConfig) -> PreTrainedModel:
+    """Loads the model, in float32, onto its device; with LoRA its adapters are new.
+
+    Raises:
+        ValueError: It cannot be loaded; names the path.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    path = os.path.expanduser(config.path)
-    if (path.startswith((".", os.sep)) or path.count("/") > 1) and not os.path.isdir(path):  # a hub id has one slash
-        raise ValueError(f"model.path: there is no folder {os.path.abspath(path)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        nowhere = "" if os.path.isdir(path) else f" (there is no folder {os.path.abspath(path)}, so the hub was asked)"
-        raise ValueError(f"model.path {config.path!r} could not be loaded{nowhere}: {error}") from error
-    model.to(resolve_device(config.device))  # type: ignore[arg-type]  its stub takes the device for the model
+    model = _load(AutoModelForCausalLM, config, dtype=torch.float32)
+    model.to(resolve_device(config.device))
     if config.lora is not None:
         from peft import LoraConfig, get_peft_model
 
@@ -56,7 +55,18 @@ def load_policy(config: ModelConfig) -> tuple[PreTrainedModel, Any]:
                 task_type="CAUSAL_LM",
             ),
         )
-    return model, tokenizer  # type: ignore[return-value]  # a PeftModel behaves as one
+    return model  # type: ignore[return-value]  # a PeftModel behaves as one
+
+
+def _load(kind: Any, config: ModelConfig, **options: Any) -> Any:
+    path = os.path.expanduser(config.path)
+    if (path.startswith((".", os.sep)) or path.count("/") > 1) and not os.path.isdir(path):  # a hub id has one slash
+        raise ValueError(f"model.path: there is no folder {os.path.abspath(path)}")
+    try:
+        return kind.from_pretrained(path, trust_remote_code=config.trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        nowhere = "" if os.path.isdir(path) else f" (there is no folder {os.path.abspath(path)}, so the hub was asked)"
+        raise ValueError(f"model.path {config.path!r} could not be loaded{nowhere}: {error}") from error
 
 
 def resolve_device(name: str) -> torch.device:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling
 from grpo_agents.engines.server import ServerEngine
 from grpo_agents.engines.settings import ServerConfig
+from grpo_agents.engines.weights import Weights
 
 
 class Running:
@@ -264,8 +265,8 @@ def test_weights_go_through_the_folder_and_again_to_a_server_that_came_back(tmp_
     answers = vllm(in_turn(refused(500, "died")), **{"/reset_prefix_cache": lambda body: {"success": next(success)}})
     weights = {"lm_head.weight": torch.arange(6.0).view(2, 3).t(), "x": torch.ones(2)}
     with serving(answers) as fake, Running(fake.url, sync_folder=str(tmp_path / "sync")) as running:
-        running.engine.update_weights({"lm_head.weight": torch.zeros(1)}, 3)
-        running.engine.update_weights(weights, 4)
+        running.engine.update_weights(Weights({"lm_head.weight": torch.zeros(1)}, 3))
+        running.engine.update_weights(Weights(weights, 4))
         assert os.listdir(tmp_path / "sync") == ["weights-4"]
         (path,) = tmp_path.glob("sync/weights-4/*")
         assert load_file(path)["lm_head.weight"].tolist() == [[0, 3], [1, 4], [2, 5]]
@@ -280,13 +281,13 @@ def test_weights_go_through_the_folder_and_again_to_a_server_that_came_back(tmp_
 def test_weights_are_refused_while_requests_are_under_way_and_without_a_way(tmp_path):
     with serving(vllm(in_turn(Hang))) as fake:
         with Running(fake.url) as running, pytest.raises(ValueError, match=r"engine\.server\.sync_folder is not set"):
-            running.engine.update_weights({"lm_head.weight": torch.ones(1)}, 1)
+            running.engine.update_weights(Weights({"lm_head.weight": torch.ones(1)}, 1))
         with Running(fake.url, sync_folder=str(tmp_path)) as running:
             with pytest.raises(ValueError, match="tied embeddings"):
-                running.engine.update_weights({"embed": torch.ones(1)}, 1)
+                running.engine.update_weights(Weights({"embed": torch.ones(1)}, 1))
             running.submit(requests(1))
             with pytest.raises(ValueError, match="update_weights while 1 requests are under way"):
-                running.engine.update_weights({"lm_head.weight": torch.ones(1)}, 1)
+                running.engine.update_weights(Weights({"lm_head.weight": torch.ones(1)}, 1))
             assert running.engine.version == 0
             assert list(tmp_path.iterdir()) == []
 
@@ -307,7 +308,7 @@ def test_a_transfer_is_made_again_with_a_server_that_came_back(monkeypatch):
     info = settings(backend="nccl", device="cuda")
     told = {"/server_info?config_format=json": info, "/get_world_size": {"world_size": 2}}
     with serving(vllm(in_turn(refused(500, "died")), **told)) as fake, Running(fake.url, sync="nccl") as running:
-        running.engine.update_weights({"a": torch.ones(1)}, 1)
+        running.engine.update_weights(Weights({"a": torch.ones(1)}, 1))
         assert fake.paths()[-3:] == ["/get_world_size", "/reset_prefix_cache", "/update_weight_version"]
         assert len(running.sample(requests(2))) == 2
     assert calls == [("nccl", True, 5.0), (["a"], 2), "disconnect", (["a"], 2)]
@@ -321,7 +322,7 @@ def test_it_sleeps_where_the_server_can_and_wakes_for_new_weights(able, tmp_path
         running.engine.sleep()
         running.engine.wake()
         running.engine.sleep()
-        running.engine.update_weights({"tied": torch.ones(1)}, 1)
+        running.engine.update_weights(Weights({"tied": torch.ones(1)}, 1))
         told = [path for path in fake.paths() if path in ("/sleep?level=1", "/wake_up", "/collective_rpc")]
     both = ["/sleep?level=1", "/wake_up"]
     assert told == ([*both, *both, "/collective_rpc"] if able else ["/collective_rpc"])

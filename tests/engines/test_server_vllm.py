@@ -16,6 +16,7 @@ from grpo_agents.engines import Request, Sampling
 from grpo_agents.engines.server import ServerEngine
 from grpo_agents.engines.settings import ServerConfig
 from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.engines.weights import Weights
 from grpo_agents.env import AgentEnv, Reply
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
@@ -103,7 +104,7 @@ def test_scores_are_the_models_own(engine, model):
 
 def test_new_weights_arrive(engine, model):
     other = make_model(vocab=model.config.vocab_size, seed=5, scale=0.3, **SHAPE)
-    engine.update_weights(copy_weights(other), 1)
+    engine.update_weights(Weights(copy_weights(other), 1))
     completions = sample(engine, requests(8), Sampling())
     assert {completion.version for completion in completions} == {1}
     assert_logprobs_are_of(other, requests(8), completions)
@@ -121,7 +122,7 @@ class Talk(AgentEnv):
 
 def test_a_server_killed_in_a_rollout_changes_nothing_of_it(engine, model, said):
     other = make_model(vocab=model.config.vocab_size, seed=6, scale=0.3, **SHAPE)
-    engine.update_weights(copy_weights(other), 2)
+    engine.update_weights(Weights(copy_weights(other), 2))
     config = RolloutConfig(group_size=4, max_turns=3, max_turn_tokens=12)
     chat = Chat(make_tokenizer())
     chat.stop_ids += tuple(range(100, 200))  # a model that knows nothing would rarely end a turn

@@ -8,7 +8,14 @@ import torch
 from tiny import copy_weights, make_model, make_tokenizer, save_start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo_agents.learner.model import computing_in, load_policy, resolve_device, restore_policy, save_policy
+from grpo_agents.learner.model import (
+    computing_in,
+    load_model,
+    load_tokenizer,
+    resolve_device,
+    restore_policy,
+    save_policy,
+)
 from grpo_agents.learner.settings import LoraSettings, ModelConfig
 
 
@@ -21,7 +28,8 @@ def start(tmp_path_factory):
 
 def load(start, lora=None, **settings):
     torch.manual_seed(0)
-    return load_policy(ModelConfig(path=str(start), device="cpu", lora=lora, **settings))
+    config = ModelConfig(path=str(start), device="cpu", lora=lora, **settings)
+    return load_model(config), load_tokenizer(config)
 
 
 @pytest.mark.parametrize("path", ["./start", "../start", "/no/where", "~/no/where", "runs/demo/start"])
@@ -29,7 +37,7 @@ def test_a_path_that_is_no_folder_is_said_to_be_none(path, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     looked_at = os.path.abspath(os.path.expanduser(path))
     with pytest.raises(ValueError, match=rf"^model\.path: there is no folder {re.escape(looked_at)}$"):
-        load_policy(ModelConfig(path=path))
+        load_model(ModelConfig(path=path))
 
 
 def test_a_hub_id_is_not_taken_for_a_path(tmp_path, monkeypatch):
@@ -37,12 +45,12 @@ def test_a_hub_id_is_not_taken_for_a_path(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     said = rf"model\.path 'owner/name' could not be loaded \(there is no folder {tmp_path}/owner/name, so the hub was"
     with pytest.raises(ValueError, match=said):
-        load_policy(ModelConfig(path="owner/name"))
+        load_model(ModelConfig(path="owner/name"))
 
 
 def test_a_path_may_begin_at_home(start, monkeypatch):
     monkeypatch.setenv("HOME", str(start.parent))
-    model, _ = load_policy(ModelConfig(path=f"~/{start.name}", device="cpu"))
+    model = load_model(ModelConfig(path=f"~/{start.name}", device="cpu"))
     assert model.config.hidden_size == 32
 
 
