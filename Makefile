@@ -1,10 +1,11 @@
 PYTHON ?= python3
 SEED ?= 0
+ENGINE ?= transformers
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-sandbox clean
+.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-sandbox clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(READY) ## train a tiny model to choose tools by preference: minutes on two cores
-	$(BIN)/python examples/demo/demo.py --seed $(SEED)
+demo: $(READY) ## train a tiny model to choose tools by preference: minutes on two cores; ENGINE=vllm samples with that
+	$(BIN)/python examples/demo/demo.py --seed $(SEED) --engine $(ENGINE)
 
 demo-seeds: $(READY) ## the demo with three seeds, and the table of examples/demo/results/
 	$(BIN)/python examples/demo/seeds.py --run 0 1 2
@@ -54,6 +55,9 @@ bench-rollout: $(READY) ## measure episodes a second; writes runs/bench/rollout.
 
 bench-verifier: .venv/.peers ## judge the math verifier beside math-verify; DATA=folder adds the cases in there
 	$(BIN)/python tests/benchmarks/bench_verifier.py $(if $(DATA),--data $(DATA))
+
+bench-vllm: .venv/.vllm ## measure rollouts on vLLM beside vLLM alone, and 200 weight updates
+	$(BIN)/python tests/benchmarks/bench_vllm.py
 
 bench-sandbox: $(READY) ## measure snippets of Python; writes runs/bench/sandbox.json
 	$(BIN)/python tests/benchmarks/bench_sandbox.py

@@ -45,4 +45,5 @@ def test_the_marker(pytester, monkeypatch, found, require, outcome):
     counts[outcome] = counts.get(outcome, 0) + 1
     result.assert_outcomes(**counts)
     if outcome != "passed":
-        assert f"needs vLLM >=0.32,<0.34; here is {found or 'none'}" in result.stdout.str()
+        said = [f"{name} {version} is installed; this works with" for name, version in found.items()]
+        assert (said or ["vLLM is not installed: pip install"])[0] in result.stdout.str()

@@ -1,0 +1,60 @@
+"""Short runs whose engine is vLLM, in a process of its own."""
+
+import os
+import signal
+import threading
+
+import pytest
+from tiny import save_start
+
+from grpo_agents import store
+from grpo_agents.trainer import Trainer
+from runs import grpo, rows_of, steps_of
+
+pytestmark = pytest.mark.vllm
+
+SAMPLED = {
+    "engine.backend": "vllm",
+    "engine.vllm.cpu_cache_gib": 1,
+    "engine.check.every": 2,
+    "rewards.vector": '["length"]',  # a model that knows nothing differs in this
+    "preference.choices": "[{length = 1.0}]",
+    "eval.tasks": 2,
+    "learner.optimizer.lr": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    save_start(folder, head_dim=32, scale=0.3)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"model.lora": "{rank = 4, alpha = 8.0}"},
+     {"train.overlap": True, "method.tis": 2.0, "learner.old_logprobs": "recompute"}],
+    ids=["all weights", "adapter", "overlap"],
+)  # fmt: skip
+def test_a_run_samples_from_the_policy_that_it_trains(start, tmp_path, settings):
+    """Weights move, arrive, and log-probabilities of engine and learner agree all along."""
+    trainer = Trainer(grpo(tmp_path / "run", start.parent, **{"model.path": start, **SAMPLED, **settings}))
+    if not settings:  # and the engine's process dies in the middle of it
+        threading.Timer(1.0, os.kill, (trainer.parts.engine.pid, signal.SIGKILL)).start()
+    folder = trainer.train()
+    rows = rows_of(folder)
+    probes = [row["sync/max_difference"] for row in rows if "sync/max_difference" in row]
+    assert len(probes) == 3
+    assert max(probes) < 1e-5
+    trained = [row for row in rows if "grad_norm" in row]
+    assert [row["step"] for row in trained] == [0, 1, 2, 3]
+    assert all(row["grad_norm"] > 0 for row in trained)
+    late = int("train.overlap" in settings)
+    assert all(row["mismatch/max"] < 1e-5 for row in trained[: 1 if late else None])
+    assert [row["staleness/max"] for row in trained] == [0.0, *[float(late)] * 3]
+    for step in range(4):
+        (file,) = (folder / "trajectories").glob(f"train-{step:06d}*")
+        versions = {turn.version for trajectory in store.read(file) for turn in trajectory.steps}
+        assert versions == {max(0, step - late)}
+    assert len(steps_of(rows, eval_=True)) == 3
