@@ -13,12 +13,21 @@ from runs import grpo, rows_of, steps_of
 
 pytestmark = pytest.mark.vllm
 
+LOW = """
+from grpo_agents import component
+
+@component(direction="max", unit="share")
+def low(trajectory):
+    ids = trajectory.samples[0].ids[trajectory.samples[0].mask]
+    return float((ids < 200).mean())
+"""
+"""A reward in which the episodes of a model that knows nothing differ."""
+
 SAMPLED = {
     "engine.backend": "vllm",
     "engine.vllm.cpu_cache_gib": 1,
     "engine.check.every": 2,
-    "rewards.vector": '["length"]',  # a model that knows nothing differs in this
-    "preference.choices": "[{length = 1.0}]",
+    "preference.choices": "[{low = 1.0}]",
     "eval.tasks": 2,
     "learner.optimizer.lr": 1e-3,
 }
@@ -39,8 +48,10 @@ def start(tmp_path_factory):
 )  # fmt: skip
 def test_a_run_samples_from_the_policy_that_it_trains(start, tmp_path, settings):
     """Weights move, arrive, and log-probabilities of engine and learner agree all along."""
+    (tmp_path / "low.py").write_text(LOW)
+    settings["rewards.vector"] = f"{tmp_path / 'low.py'}:low"
     trainer = Trainer(grpo(tmp_path / "run", start.parent, **{"model.path": start, **SAMPLED, **settings}))
-    if not settings:  # and the engine's process dies in the middle of it
+    if len(settings) == 1:  # and the engine's process dies in the middle of it
         threading.Timer(1.0, os.kill, (trainer.parts.engine.pid, signal.SIGKILL)).start()
     folder = trainer.train()
     rows = rows_of(folder)
