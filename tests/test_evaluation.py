@@ -24,6 +24,13 @@ def cost(trajectory):
     return trajectory.usage.dollars
 
 
+def shown(summary):
+    """What a person reads of it."""
+    output = io.StringIO()
+    Console(file=output, width=160).print(summary.as_table())
+    return output.getvalue()
+
+
 def episode(task, outcome=1.0, spent=0.0, tools=(), **fields):
     rewards = {"outcome": outcome, "cost": spent}
     steps = [Step({"role": "assistant", "content": ""}, tools=[ToolRun(*run) for run in tools])]
@@ -208,8 +215,8 @@ class TestEvaluate:
         hosted = Trajectory(steps=[Step({}, tokens=30), Step({}, tokens=12)], rewards={"outcome": 1.0})
         summary = evaluation.evaluate([hosted, Trajectory()])
         assert (summary.sampled_tokens, summary.untrainable) == (21, 1)
-        assert "1 turns and 21 tokens an episode; 1 without token ids, not trainable" in summary.as_markdown()
-        assert "trainable" not in evaluation.evaluate([Trajectory(rewards={"outcome": 1.0})]).as_markdown()
+        assert "1 turns and 21 tokens an episode; 1 without token ids, not trainable" in shown(summary)
+        assert "trainable" not in shown(evaluation.evaluate([Trajectory(rewards={"outcome": 1.0})]))
 
     def test_broken_input(self):
         with pytest.raises(ValueError, match="no trajectories"):
@@ -233,10 +240,8 @@ class TestEvaluate:
             "clusters": 1,
         }
         assert len(plain["errors"]) == 11
-        output = io.StringIO()
-        Console(file=output, width=160).print(summary.as_table())
         for expected in ("12 episodes of 1 tasks", "outcome ↑", "down (1)", "cost ↓", "n/a", "[/red] a|b", "6 others"):
-            assert expected in output.getvalue()
+            assert expected in shown(summary)
 
 
 def test_it_loads_neither_torch_nor_an_engine():
