@@ -215,7 +215,9 @@ class TestEvaluate:
         hosted = Trajectory(steps=[Step({}, tokens=30), Step({}, tokens=12)], rewards={"outcome": 1.0})
         summary = evaluation.evaluate([hosted, Trajectory()])
         assert (summary.sampled_tokens, summary.untrainable) == (21, 1)
-        assert "1 turns and 21 tokens an episode; 1 without token ids, not trainable" in shown(summary)
+        assert "1 turns and 21 tokens an episode; 1 without token ids, not trainable" in " ".join(
+            shown(summary).split()
+        )
         assert "trainable" not in shown(evaluation.evaluate([Trajectory(rewards={"outcome": 1.0})]))
 
     def test_broken_input(self):

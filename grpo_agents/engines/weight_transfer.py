@@ -80,7 +80,9 @@ class WeightTransfer:
         try:
             if self._engine is None:
                 self._engine = WeightTransferTrainerFactory.trainer_init(
-                    self._meeting(world_size), client=self._client, source=self._source
+                    self._meeting(world_size),
+                    client=self._client,
+                    source=self._source,  # type: ignore  # has what is used of vLLM's abstract class
                 )
             self._engine.send_weights()
         except RequestException as error:
