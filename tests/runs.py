@@ -1,12 +1,15 @@
 """Short runs of the demo, and what is left of them."""
 
 import json
+import os
+import signal
 
 from safetensors.torch import load_file
 from tiny import DEMO, plain
 
 from grpo_agents import store
 from grpo_agents.config import load_config
+from grpo_agents.run_folder import RunFolder
 
 SMALL = {
     "train.steps": 4,
@@ -53,3 +56,16 @@ def left_behind(folder):
             for file in sorted((folder / "trajectories").glob("*.parquet"))
         },
     }
+
+
+def interrupt_at(monkeypatch, step):
+    """Sends Ctrl-C while the figures of that step are written."""
+    log = RunFolder.log
+
+    def log_and_interrupt(self, row):
+        log(self, row)
+        if row["step"] == step and "lr" in row:
+            monkeypatch.setattr(RunFolder, "log", log)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "log", log_and_interrupt)

@@ -1,8 +1,6 @@
 """The engine between two batches: it sleeps, or samples one step ahead, and when that took place never shows."""
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
@@ -18,9 +16,8 @@ from grpo_agents.config import save_config
 from grpo_agents.engines import EngineFailure
 from grpo_agents.engines.transformers import TransformersEngine
 from grpo_agents.learner.learner import Learner
-from grpo_agents.run_folder import RunFolder
 from grpo_agents.trainer import Trainer, resume, train
-from runs import grpo, left_behind, rows_of, steps_of
+from runs import grpo, interrupt_at, left_behind, rows_of, steps_of
 
 OVERLAP = {
     "train.overlap": "true",
@@ -115,19 +112,6 @@ def test_sampling_and_learning_go_on_at_the_same_time(warm, tmp_path, monkeypatc
 
 
 # Runs that are stopped
-
-
-def interrupt_at(monkeypatch, step):
-    """Sends Ctrl-C while that step's batch is sampled ahead or its figures are written."""
-    log = RunFolder.log
-
-    def log_and_interrupt(self, row):
-        log(self, row)
-        if row["step"] == step and "lr" in row:
-            monkeypatch.setattr(RunFolder, "log", log)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(RunFolder, "log", log_and_interrupt)
 
 
 @pytest.mark.parametrize("step", [0, 1, 4])

@@ -17,7 +17,7 @@ from grpo_agents.config import load_config, save_config
 from grpo_agents.report.run_pictures import draw_run
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.trainer import Trainer, _politely, resume, train
-from runs import grpo, left_behind, rows_of, sft, steps_of
+from runs import grpo, interrupt_at, left_behind, rows_of, sft, steps_of
 
 DRIVER = """
     import os, random, signal, sys, time
@@ -85,28 +85,10 @@ def test_killed_at_any_point_and_resumed_it_ends_as_if_it_had_not_been(unbroken,
     assert not list(tmp_path.rglob("*partial*"))
 
 
-@pytest.fixture
-def interrupt(monkeypatch):
-    """Sends Ctrl-C while the figures of that step are written."""
-
-    def at(step):
-        log = RunFolder.log
-
-        def log_and_interrupt(self, row):
-            log(self, row)
-            if row["step"] == step and "loss" in row:
-                monkeypatch.setattr(RunFolder, "log", log)
-                os.kill(os.getpid(), signal.SIGINT)
-
-        monkeypatch.setattr(RunFolder, "log", log_and_interrupt)
-
-    return at
-
-
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tmp_path, interrupt):
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     handler = signal.getsignal(signal.SIGINT)
-    interrupt(2)
+    interrupt_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt, match=rf"stopped after step 3; .*train --resume {folder}"):
         train(grpo(folder, warm))
     assert signal.getsignal(signal.SIGINT) is handler
@@ -118,10 +100,10 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tm
 
 
 @pytest.mark.parametrize("settings", [{}, {"model.lora": "{rank = 2, dropout = 0.2}"}], ids=["full", "lora"])
-def test_a_warm_start_is_resumed_bit_for_bit(start, tmp_path, interrupt, settings):
+def test_a_warm_start_is_resumed_bit_for_bit(start, tmp_path, monkeypatch, settings):
     """With dropout, too: what is drawn depends on the seed and the step."""
     whole = train(sft(tmp_path / "whole", start, **settings))
-    interrupt(1)
+    interrupt_at(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         train(sft(tmp_path / "run", start, **settings))
     resume(tmp_path / "run")

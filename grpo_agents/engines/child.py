@@ -83,7 +83,7 @@ class ChildEngine:
         self._say = say
         self._lock = threading.RLock()  # of everything below; held through a restart
         self._under_way: dict[int, tuple[Request, Sampling, Deliver]] = {}
-        self._call: _Call | None = None  # somebody waits for it
+        self._calls: dict[int, _Call] = {}  # somebody waits for each
         self._numbers = itertools.count()
         self._weights: Weights | None = None
         self._lost = 0  # processes in a row
@@ -161,7 +161,8 @@ class ChildEngine:
         """Has the engine do something; again in a new process, where one is lost meanwhile."""
         with self._lock:
             self._check()
-            call = self._call = _Call(next(self._numbers), name, arguments)
+            call = _Call(next(self._numbers), name, arguments)
+            self._calls[call.number] = call
             self._send(call)
         return call.future.result()  # what the watcher does about a process that is lost ends this
 
@@ -202,7 +203,7 @@ class ChildEngine:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._under_way) or self._call is not None
+        return bool(self._under_way or self._calls)
 
     def _deliver(self, completion: Completion) -> None:
         with self._lock:
@@ -219,15 +220,14 @@ class ChildEngine:
 
     def _answer(self, number: int, value: Any, error: str | None) -> None:
         with self._lock:
-            call, self._call = self._call, None
-            if call is None or call.number != number:  # that of a process that was started again
-                self._call = call
-                if error is not None:
-                    raise _Lost(f"did not take the weights: {error}")
-            elif error is not None:
-                call.future.set_exception(ValueError(error))
-            else:
-                call.future.set_result(value)
+            call = self._calls.pop(number, None)
+        if call is None:  # nobody waits for the weights of a process that was started again
+            if error is not None:
+                raise _Lost(f"did not take the weights: {error}")
+        elif error is not None:
+            call.future.set_exception(ValueError(error))
+        else:
+            call.future.set_result(value)
 
     def _start_again(self, lost: _Lost) -> None:
         """Makes another process and brings it to where the lost one was, once there is something to do for it."""
@@ -252,8 +252,8 @@ class ChildEngine:
                     lost = again
             if self._weights is not None:
                 self._send(_Call(next(self._numbers), "update_weights", ()))
-            if self._call:
-                self._send(self._call)
+            for call in self._calls.values():
+                self._send(call)
             for request, sampling, _ in self._under_way.values():
                 self._process.send("submit", [request], sampling)
 
@@ -265,8 +265,8 @@ class ChildEngine:
         for _, _, deliver in self._under_way.values():
             deliver(self._failure)
         self._under_way.clear()
-        if self._call:
-            self._call.future.set_exception(self._failure)
+        for call in self._calls.values():
+            call.future.set_exception(self._failure)
 
 
 class _Process:

@@ -44,7 +44,7 @@ def check(figures: dict[str, float], limit: float) -> None:
     if figures.get("mismatch/mean", 0.0) > limit:
         raise ValueError(
             f"the engine's log-probabilities are off: on this batch they differ from the learner's by "
-            f"{figures['mismatch/mean']:.3g} on average (at most {figures['mismatch/max']:.3g}), and "
+            f"{figures['mismatch/mean']:.3g} on average (by {figures['mismatch/max']:.3g} at most), and "
             f"engine.check.mismatch is {limit:g}. Nothing was learned from it: the weights are those before this "
             "batch. Likely causes: weights that did not arrive; an engine with another temperature, top-k or top-p, "
             "or whose log-probabilities are from before the temperature (vLLM: logprobs_mode 'processed_logprobs'); "
