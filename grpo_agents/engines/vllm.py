@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -124,24 +125,17 @@ class VllmEngine:
             options |= {"gpu_memory_utilization": memory, "enable_sleep_mode": self._sleeps}
         if lora is not None:
             options |= {"enable_lora": True, "max_lora_rank": _adapter_size(lora["r"]), "max_loras": 1}
-        try:
-            self._engine = LLM(
-                model,
-                skip_tokenizer_init=True,
-                dtype=dtype,  # type: ignore[arg-type]
-                max_num_seqs=max_rows,
-                enforce_eager=eager or on_cpu,
-                logprobs_mode="processed_logprobs",
-                enable_prefix_caching=True,
-                disable_log_stats=True,
-                trust_remote_code=trust_remote_code,
-                **options,
-            ).llm_engine
-        except Exception as error:  # vLLM raises many types for a model that is not there or does not fit
-            raise ValueError(f"vLLM cannot load {model!r}: {type(error).__name__}: {error}") from error
-        config = self._engine.model_config
-        self.context_length = int(config.max_model_len)
-        self.vocabulary = int(config.get_vocab_size())
+        options |= {
+            "model": model,
+            "skip_tokenizer_init": True,
+            "dtype": dtype,
+            "max_num_seqs": max_rows,
+            "enforce_eager": eager or on_cpu,
+            "logprobs_mode": "processed_logprobs",
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "trust_remote_code": trust_remote_code,
+        }
         self._lora = lora
         self._adapter: Any = None  # vLLM's name of the one in use
         self._asleep = False
@@ -150,8 +144,18 @@ class VllmEngine:
         self._numbers = itertools.count()
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._failure: EngineFailure | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True, name="grpo-agents-vllm")
+        loaded: Future[Any] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(partial(LLM, **options), loaded), daemon=True, name="grpo-agents-vllm"
+        )
         self._thread.start()
+        try:
+            self._engine = loaded.result()
+        except Exception as error:  # vLLM raises many types for a model that is not there or does not fit
+            raise ValueError(f"vLLM cannot load {model!r}: {type(error).__name__}: {error}") from error
+        config = self._engine.model_config
+        self.context_length = int(config.max_model_len)
+        self.vocabulary = int(config.get_vocab_size())
 
     def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
         """Hands over requests.
@@ -277,8 +281,18 @@ class VllmEngine:
 
     # On the engine's thread
 
-    def _run(self) -> None:
-        """Steps while there is anything to sample, waits for orders otherwise."""
+    def _run(self, load: Callable[[], Any], loaded: Future[Any]) -> None:
+        """Steps while there is anything to sample, waits for orders otherwise.
+
+        The model is loaded here, too: every thread that computes on a CPU has helpers of its own, and where there are
+        more of them than cores they sleep between two pieces of work instead of waiting for the next.
+        """
+        try:
+            self._engine = load().llm_engine
+        except BaseException as error:  # raised again where the engine is made
+            loaded.set_exception(error)
+            return
+        loaded.set_result(self._engine)
         try:
             while self._obey():
                 for output in self._engine.step():
