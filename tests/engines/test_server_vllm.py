@@ -120,6 +120,7 @@ class Talk(AgentEnv):
         return Reply([{"role": "user", "content": "and"}], {"outcome": 1.0})
 
 
+@pytest.mark.slow  # test_server.py has it with a server of its own, and in no time
 def test_a_server_killed_in_a_rollout_changes_nothing_of_it(engine, model, said):
     other = make_model(vocab=model.config.vocab_size, seed=6, scale=0.3, **SHAPE)
     engine.update_weights(Weights(copy_weights(other), 2))
