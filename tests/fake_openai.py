@@ -1,6 +1,7 @@
 """An OpenAI-compatible server for tests, of the standard library: it answers what a test tells it to."""
 
 import json
+import socket
 import threading
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,7 @@ class FakeServer:
         self.asked = []
         self.most = self.now = 0
         self.closing = threading.Event()
+        self.connections = []
         lock = threading.Lock()
         fake = self
 
@@ -66,6 +68,7 @@ class FakeServer:
                 self.wfile.write(content)
 
             def handle(self):
+                fake.connections.append(self.connection)
                 with suppress(OSError):  # who asked has gone
                     super().handle()
 
@@ -92,6 +95,9 @@ class FakeServer:
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+        for connection in self.connections:
+            with suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

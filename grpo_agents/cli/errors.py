@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"), "train"),
-    **dict.fromkeys(("openai", "httpx2"), "hosted"),
+    **dict.fromkeys(("openai", "httpx2", "anyio"), "hosted"),
 }
 _PACKAGE = Path(__file__).parents[1]
 

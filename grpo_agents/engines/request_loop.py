@@ -12,9 +12,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import anyio
+
 from grpo_agents.engines import EngineFailure
 
 T = TypeVar("T")
+
+CLOSING_SECONDS = 1.0
+"""How long requests that were given up may take to close their connections at the end."""
 
 
 @dataclass(eq=False, slots=True)
@@ -26,12 +31,14 @@ class Job:
         ask: Gives its answer, or raises an :class:`EngineFailure`; called again where jobs are begun anew.
         deliver: Takes either, on the loop's thread.
         attempt: What is asking now.
+        scope: What that is cancelled by, once it has begun.
     """
 
     key: Any
     ask: Callable[[], Awaitable[Any]]
     deliver: Callable[[Any], None]
     attempt: asyncio.Task[None] | None = None
+    scope: anyio.CancelScope | None = None
 
 
 class RequestLoop:
@@ -46,6 +53,7 @@ class RequestLoop:
         self._slots = asyncio.Semaphore(concurrency)
         self._lock = threading.RLock()  # a deliver may begin the next request
         self._jobs: dict[Any, Job] = {}
+        self._attempts: set[asyncio.Task[None]] = set()  # those that were given up, too, until they have ended
         self._held = False
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="grpo-agents-requests")
         self._thread.start()
@@ -84,7 +92,7 @@ class RequestLoop:
         if self._loop.is_closed():
             return
         self.drop(self.keys)
-        self.wait_for(_wind_up(last))
+        self.wait_for(self._wind_up(last))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -114,18 +122,33 @@ class RequestLoop:
             for job in jobs:
                 if job.attempt is None and self._jobs.get(job.key) is job:
                     job.attempt = self._loop.create_task(self._attempt(job))
+                    self._attempts.add(job.attempt)
+                    job.attempt.add_done_callback(self._attempts.discard)
 
     async def _attempt(self, job: Job) -> None:
+        attempt, answer = asyncio.current_task(), None
+        if job.attempt is not attempt:  # given up before it began
+            return
         try:
-            async with self._slots:
-                answer = await job.ask()
+            with anyio.CancelScope() as job.scope:
+                async with self._slots:
+                    answer = await job.ask()
         except EngineFailure as failure:
             answer = failure
         except Exception as error:  # a mistake of ours: nobody awaits this task, so the error goes where answers go
             answer = EngineFailure(f"{type(error).__name__}: {error}")
             answer.__cause__ = error
-        if job.attempt is asyncio.current_task():
+        if job.attempt is attempt:
             self._settle(job, answer)
+
+    async def _wind_up(self, last: Callable[[], Awaitable[Any]]) -> None:
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=CLOSING_SECONDS)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await last()
 
     def _settle(self, job: Job, answer: Any) -> None:
         with self._lock:
@@ -135,15 +158,8 @@ class RequestLoop:
 
 
 def _cancel(jobs: Iterable[Job]) -> None:
+    """Gives attempts up by their scopes: ``Task.cancel()`` would also end the closing of connections, half-way."""
     for job in jobs:
-        if job.attempt is not None:
-            job.attempt.cancel()
-            job.attempt = None
-
-
-async def _wind_up(last: Callable[[], Awaitable[Any]]) -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await last()
+        if job.scope is not None:
+            job.scope.cancel()
+        job.attempt = job.scope = None

@@ -33,6 +33,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling, check_requests
 from grpo_agents.engines.openai_client import Trouble
@@ -209,6 +210,7 @@ class ServerEngine:
             self._failures = 0
             return answer
         except Trouble as trouble:
+            await checkpoint_if_cancelled()  # another one has met it before
             self._interrupt(trouble)
             return None  # it was given up with all the others, and begins anew
         finally:

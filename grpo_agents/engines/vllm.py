@@ -144,13 +144,13 @@ class VllmEngine:
         self._numbers = itertools.count()
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._failure: EngineFailure | None = None
-        loaded: Future[Any] = Future()
+        loaded: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(partial(LLM, **options), loaded), daemon=True, name="grpo-agents-vllm"
         )
         self._thread.start()
         try:
-            self._engine = loaded.result()
+            loaded.result()
         except Exception as error:  # vLLM raises many types for a model that is not there or does not fit
             raise ValueError(f"vLLM cannot load {model!r}: {type(error).__name__}: {error}") from error
         config = self._engine.model_config
@@ -281,7 +281,7 @@ class VllmEngine:
 
     # On the engine's thread
 
-    def _run(self, load: Callable[[], Any], loaded: Future[Any]) -> None:
+    def _run(self, load: Callable[[], Any], loaded: Future[None]) -> None:
         """Steps while there is anything to sample, waits for orders otherwise.
 
         The model is loaded here, too: every thread that computes on a CPU has helpers of its own, and where there are
@@ -292,7 +292,7 @@ class VllmEngine:
         except BaseException as error:  # raised again where the engine is made
             loaded.set_exception(error)
             return
-        loaded.set_result(self._engine)
+        loaded.set_result(None)
         try:
             while self._obey():
                 for output in self._engine.step():

@@ -1,3 +1,4 @@
+import gc
 import os
 import queue
 import re
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import fake_openai
 import numpy as np
@@ -212,7 +214,7 @@ def test_an_answer_that_is_not_vllms(answer):
     ],
 )
 def test_what_was_under_way_is_asked_again_with_the_same_seeds(trouble, said):
-    with serving(vllm(in_turn(trouble))) as fake, Running(fake.url, patience=0.3) as running:
+    with serving(vllm(in_turn(trouble))) as fake, Running(fake.url, patience=0.3 if trouble is Hang else 5) as running:
         completions = running.sample(requests(8))
         assert [completion.ids[0] for completion in completions] == [(1000 + session) % 50 for session in range(8)]
         assert len(running.said) == 1
@@ -331,7 +333,7 @@ def test_it_sleeps_where_the_server_can_and_wakes_for_new_weights(able, tmp_path
 # A server that the engine starts
 
 SCRIPT = """
-import os, sys
+import os, sys, time
 sys.path.insert(0, {tests!r})
 from fake_openai import sampled, serving, vllm
 open({folder!r} + "/started", "a").write(f"{{os.getpid()}}\\n")
@@ -339,6 +341,7 @@ def complete(body):
     if body["seed"] == 1002 and not os.path.exists({folder!r} + "/died"):
         open({folder!r} + "/died", "w").close()
         os._exit(3)
+    time.sleep(0.05)
     return sampled(body)
 with serving(vllm(complete), {port}) as fake:
     fake.thread.join()
@@ -366,6 +369,20 @@ def test_a_server_is_started_again_when_it_dies(command):
         assert gone(first)
         assert not gone(second)
     assert eventually(lambda: gone(second))
+
+
+def test_connections_to_a_server_that_died_are_closed(command, tmp_path):
+    config, _ = command
+    (tmp_path / "died").touch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        with Running(**config) as running:
+            running.sample(requests(40))  # each over a connection of its own, which is kept
+            (tmp_path / "died").unlink()
+            running.sample(requests(8))
+            assert "started again" in running.said[0]
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
 
 
 def test_a_server_that_somebody_else_has_started_is_not_taken_for_ones_own():
