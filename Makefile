@@ -21,10 +21,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## train a tiny model to choose tools by preference: minutes on two cores; ENGINE=vllm samples with that
 	$(BIN)/python examples/demo/demo.py --seed $(SEED) --engine $(ENGINE)
 
-demo-seeds: $(READY) ## the demo with three seeds, and the table of examples/demo/results/
-	$(BIN)/python examples/demo/seeds.py --run 0 1 2
+demo-seeds: $(READY) ## the demo with three seeds, and the tables of examples/demo/results/
+	$(BIN)/python examples/demo/seeds.py --run 0 1 2 --engine $(ENGINE)
 
-demo-table: $(READY) ## rebuild that table from the results of each run
+demo-table: $(READY) ## rebuild those tables from the results of each run
 	$(BIN)/python examples/demo/seeds.py
 
 # Where vLLM cannot be installed, this says so, and the tests that need it are left out. Remove the file to try again.

@@ -1,7 +1,7 @@
 """The demo with several seeds: what it reaches is no accident of one.
 
-python examples/demo/seeds.py            rebuilds the table from results/seed-*.json
-python examples/demo/seeds.py --run 0 1 2    runs these seeds anew, then prints the table
+python examples/demo/seeds.py                rebuilds the tables from results/*.json, one for each engine
+python examples/demo/seeds.py --run 0 1 2    runs these seeds anew first, with --engine vllm on that engine
 """
 
 from __future__ import annotations
@@ -19,26 +19,30 @@ from rich.table import Table
 from grpo_agents.evaluation import mean_interval
 
 RESULTS = Path(__file__).with_name("results")
+ENGINES = ("transformers", "vllm")
 
 
 def main() -> None:
     """Runs seeds where asked, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=int, nargs="+", metavar="SEED", default=[], help="seeds to run anew")
-    for seed in parser.parse_args().run:
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what samples in these runs")
+    arguments = parser.parse_args()
+    for seed in arguments.run:
         import demo
 
-        folder = Path("runs") / f"demo-seed-{seed}"
-        demo.run(folder, seed)
+        folder = Path("runs") / f"demo-{arguments.engine}-{seed}"
+        demo.run(folder, seed, (f"engine.backend={arguments.engine}",))
         RESULTS.mkdir(exist_ok=True)
-        shutil.copy(folder / "summary.json", RESULTS / f"seed-{seed}.json")
-    found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("seed-*.json"))]
-    Console(width=150, emoji=False).print(table(found))
+        shutil.copy(folder / "summary.json", RESULTS / f"{arguments.engine}-{seed}.json")
+    for engine in ENGINES:
+        found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"{engine}-*.json"))]
+        Console(width=150, emoji=False).print(table(engine, found))
 
 
-def table(runs: list[dict[str, Any]]) -> Table:
+def table(engine: str, runs: list[dict[str, Any]]) -> Table:
     """One row a seed, and their mean with a 95 % interval over seeds."""
-    shown = Table(title="Orchestra-v0, share of the best achievable reward on held-out tasks (95 % interval)")
+    shown = Table(title=f"Share of the best achievable reward on held-out tasks (95 % interval), sampled with {engine}")
     for column in (
         "seed",
         "before (SFT)",
