@@ -31,8 +31,10 @@ demo-table: $(READY) ## rebuild those tables from the results of each run
 .venv/.vllm: $(READY)
 	$(BIN)/python tests/setup_vllm.py
 
+# On all cores, but those with vLLM, which computes on all of them itself, one after the other.
 test: .venv/.vllm ## run the tests, without the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not vllm' --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and vllm'
 
 test-all: .venv/.vllm ## run all tests
 	$(BIN)/python -m pytest

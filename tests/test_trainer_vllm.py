@@ -42,10 +42,16 @@ def start(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"model.lora": "{rank = 4, alpha = 8.0}"},
-     {"train.overlap": True, "method.tis": 2.0, "learner.old_logprobs": "recompute"}],
-    ids=["all weights", "adapter", "overlap"],
-)  # fmt: skip
+    [
+        pytest.param({}, id="all weights"),
+        pytest.param({"model.lora": "{rank = 4, alpha = 8.0}"}, id="adapter"),
+        pytest.param(
+            {"train.overlap": True, "method.tis": 2.0, "learner.old_logprobs": "recompute"},
+            id="overlap",
+            marks=pytest.mark.slow,  # test_overlap.py has it with another engine apart
+        ),
+    ],
+)
 def test_a_run_samples_from_the_policy_that_it_trains(start, tmp_path, settings):
     """Weights move, arrive, and log-probabilities of engine and learner agree all along."""
     (tmp_path / "low.py").write_text(LOW)
