@@ -1,47 +1,34 @@
-"""From reward vectors to advantages: scalarise by the preference, then normalise within the group.
+"""From reward vectors to advantages: what a rollout earned under its preference, and what a method makes of that.
 
-Pure functions of small arrays; see ToolOrchestra (arXiv 2511.21689), GDPO (2601.05242), GRPO (2402.03300) and Dr. GRPO.
-
->>> import numpy as np
->>> centre(np.array([1.0, 0.0, 0.0, 0.0]), divide_by_std=True).round(3)
-array([ 1.5, -0.5, -0.5, -0.5])
->>> centre(np.array([0.1, 0.1, 0.1]), divide_by_std=True)
-array([0., 0., 0.])
+Pure functions of small arrays; see ToolOrchestra (arXiv 2511.21689) and :mod:`grpo_agents.methods.baselines`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.section import Section
-from grpo_agents.trajectory import Group, Trajectory
+from grpo_agents.trajectory import Group, Step, Trajectory
 
 EPSILON = 1e-6
-"""Added to a group's standard deviation (GRPO)."""
-
-GDPO_EPSILON = 1e-4
-"""Added to the standard deviations of GDPO, of the group's components and of the batch."""
+"""How far beyond 0…1 rounding may bring a gate."""
 
 TIED = 1e-9
 """Values whose spread is below this share of their size are equal: [0.1] * 3 is no spread."""
 
 
 class AdvantageConfig(Section):
-    """How rewards become advantages."""
+    """How a reward vector becomes the return that a method normalises."""
 
-    normalise: Literal["weighted_sum", "minmax", "gdpo"] = Field(
+    normalise: Literal["weighted_sum", "minmax"] = Field(
         default="weighted_sum",
-        description="weighted_sum: components on a fixed scale; minmax: each within its group (ToolOrchestra); "
-        "gdpo: a z-score of each component within its group, then whitened over the batch.",
-    )
-    scale: Literal["group", "batch", "none"] = Field(
-        default="group",
-        description="What R − mean is divided by: the group's standard deviation, the batch's, or nothing.",
+        description="weighted_sum: components on a fixed scale; minmax: each within its group (ToolOrchestra).",
     )
     gate: str | None = Field(
         default=None,
@@ -49,35 +36,48 @@ class AdvantageConfig(Section):
         "being cheap.",
     )
     min_std: float = Field(
-        default=0.0, ge=0, description="Groups whose scalar reward spreads less carry no gradient (ToolOrchestra: 0.1)."
+        default=0.0, ge=0, description="Groups whose scalar reward spreads less take no part (ToolOrchestra: 0.1)."
     )
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> AdvantageConfig:
-        if self.normalise == "gdpo" and (self.scale != "group" or self.min_std):
-            raise ValueError("advantage.normalise = 'gdpo' has a scale of its own: leave out scale and min_std")
-        return self
+
+@dataclass(slots=True)
+class Scores:
+    """A group as a method sees it: the rollouts of which everything that counts is known.
+
+    Attributes:
+        returns: R of each, (G,).
+        components: Its components that weigh something, each to be maximised (a cost as −cost), (G, K).
+        weights: What they weigh under the preference, (K,).
+        gate: What the rest is multiplied by, (G,).
+        values: Every reward of each by name, as it is; NaN where it is missing, (G,) each.
+        turns: What the environment said that each turn is worth, weighed by the preference: of each rollout, (turns,).
+        trajectories: The rollouts themselves.
+    """
+
+    returns: np.ndarray
+    components: np.ndarray
+    weights: np.ndarray
+    gate: np.ndarray
+    values: dict[str, np.ndarray]
+    turns: list[np.ndarray]
+    trajectories: Sequence[Trajectory]
+
+
+class Estimator(Protocol):
+    """What turns scores into advantages; a :class:`~grpo_agents.methods.Method` is one."""
+
+    def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
+        """Of every rollout, (G,) a group; NaN where one takes no part."""
+        ...
+
+    def turn_advantages(self, groups: Sequence[Scores]) -> list[list[np.ndarray]] | None:
+        """What is added on the tokens of each turn: of every rollout of every group, (turns,)."""
+        ...
 
 
 def equal(values: np.ndarray) -> bool:
     """True where values do not differ beyond rounding."""
     return len(values) == 0 or float(np.ptp(values)) <= TIED * max(1.0, float(np.abs(values).max()))
-
-
-def centre(returns: np.ndarray, *, divide_by_std: bool) -> np.ndarray:
-    """R − mean R, divided by the unbiased std R where asked. Equal returns, or a single one, give zeros.
-
-    Args:
-        returns: Shape (G,).
-        divide_by_std: As GRPO does, and Dr. GRPO does not.
-
-    Returns:
-        Shape (G,).
-    """
-    if len(returns) < 2 or equal(returns):
-        return np.zeros(len(returns))
-    centred = returns - returns.mean()
-    return centred / (returns.std(ddof=1) + EPSILON) if divide_by_std else centred
 
 
 def minmax_returns(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np.ndarray:
@@ -95,28 +95,6 @@ def minmax_returns(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) ->
     varies = np.array([not equal(column) for column in values.T])
     scaled = np.where(varies, (values - low) / np.where(varies, spread, 1.0), 0.0)
     return scaled @ weights * gate
-
-
-def gdpo_scores(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np.ndarray:
-    """GDPO's weighted sum of the z-scores of each component within the group, before whitening over the batch.
-
-    Args:
-        values: Components, each to be maximised, shape (G, K).
-        weights: The preference, shape (K,).
-        gate: Where 0, the rollout counts as the group's worst in every component it could win by being wrong; shape
-            (G,).
-
-    Returns:
-        Shape (G,).
-    """
-    values = gate[:, None] * values + (1 - gate[:, None]) * values.min(0)
-    total = np.zeros(len(values))
-    if len(values) < 2:
-        return total
-    for column, weight in zip(values.T, weights, strict=True):
-        if not equal(column):
-            total += weight * (column - column.mean()) / (column.std(ddof=1) + GDPO_EPSILON)
-    return total
 
 
 def weighted_returns(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) -> np.ndarray:
@@ -221,78 +199,125 @@ def check_gate(config: AdvantageConfig, vector: RewardVector) -> None:
 
 
 def assign_advantages(
-    groups: Sequence[Group], vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float]
+    groups: Sequence[Group],
+    vector: RewardVector,
+    config: AdvantageConfig,
+    maxima: Mapping[str, float],
+    method: Estimator,
 ) -> dict[str, float]:
-    """Writes the advantage of every trajectory: None for no gradient (a component that counts is missing, or masked).
+    """Writes the advantage of every trajectory and of its turns.
+
+    None is for no part in learning: a component that counts is missing, it is masked, its group spreads too little, or
+    the method leaves it out.
 
     Args:
         groups: The batch, scored.
         vector: The components.
-        config: How to normalise.
+        config: How rewards become returns.
         maxima: The most an episode can cost, by component.
+        method: What becomes of returns.
 
     Returns:
-        Figures: ``groups_tied`` (share without any spread), ``left_out`` (trajectories without a gradient).
+        Figures: ``groups_tied`` (share in which nothing is better than anything else), ``left_out`` (trajectories that take no part).
 
     Raises:
         ValueError: The gate is no component of the vector, or not between 0 and 1.
     """
     check_gate(config, vector)
-    scored: list[tuple[list[Trajectory], np.ndarray]] = []
-    left_out = 0
+    known: list[list[Trajectory]] = []
+    scores: list[Scores] = []
     for group in groups:
-        kept: list[Trajectory] = []
-        values: list[dict[str, float]] = []
+        kept = []
         for trajectory in group.trajectories:
             trajectory.advantage = None
+            for step in trajectory.steps:
+                step.advantage = 0.0
             counted = values_that_count(trajectory.rewards, group.preference, vector, config.gate)
             if counted is not None and not trajectory.masked:
                 kept.append(trajectory)
-                values.append(counted)
-        left_out += len(group.trajectories) - len(kept)
-        scored.append((kept, _group_scores(values, group.preference, vector, config, maxima)))
-    if config.normalise == "gdpo" or config.scale == "batch":
-        pooled = np.concatenate([scores for _, scores in scored]) if scored else np.zeros(0)
-        deviation = float(pooled.std(ddof=1)) if len(pooled) > 1 else 0.0
-        epsilon = GDPO_EPSILON if config.normalise == "gdpo" else EPSILON
-        mean = float(pooled.mean()) if config.normalise == "gdpo" and len(pooled) else 0.0
-        scored = [
-            (kept, np.zeros(len(scores)) if equal(scores) else (scores - mean) / (deviation + epsilon))
-            for kept, scores in scored
-        ]
-    for kept, advantages in scored:
-        for trajectory, advantage in zip(kept, advantages, strict=True):
-            trajectory.advantage = float(advantage)
-    tied = sum(1 for _, advantages in scored if len(advantages) == 0 or not np.any(advantages))
-    return {"groups_tied": tied / max(1, len(groups)), "left_out": float(left_out)}
+        scored = score_group(kept, group.preference, vector, config, maxima)
+        if len(kept) < 2 or scored.returns.std(ddof=1) >= config.min_std:
+            known.append(kept)
+            scores.append(scored)
+    turns = method.turn_advantages(scores)
+    part, tied = 0, len(groups) - len(scores)
+    for index, (kept, advantages) in enumerate(zip(known, method.advantages(scores), strict=True)):
+        spread = False
+        for rollout, (trajectory, advantage) in enumerate(zip(kept, advantages, strict=True)):
+            if not np.isnan(advantage):
+                part += 1
+                spread |= advantage != 0
+                trajectory.advantage = float(advantage)
+                if turns is not None:
+                    for step, value in zip(trajectory.steps, turns[index][rollout], strict=True):
+                        step.advantage = float(value)
+                    spread |= bool(np.any(turns[index][rollout]))
+        tied += not spread
+    everyone = sum(len(group.trajectories) for group in groups)
+    return {"groups_tied": tied / max(1, len(groups)), "left_out": float(everyone - part)}
 
 
-def _group_scores(
-    kept: Sequence[Mapping[str, float]],
+def score_group(
+    trajectories: Sequence[Trajectory],
     preference: Mapping[str, float],
     vector: RewardVector,
     config: AdvantageConfig,
     maxima: Mapping[str, float],
-) -> np.ndarray:
-    """One group's advantages, or for what is normalised over the batch its scores before that; shape (G,)."""
-    if not kept:
-        return np.zeros(0)
+) -> Scores:
+    """What the rollouts of a group earned; every one has all that counts."""
     weighed = [entry for entry in vector if weight_of(entry.name, preference)]
     weights = np.array([weight_of(entry.name, preference) for entry in weighed])  # (K,)
-    gate = np.array([gate_value(values, config.gate) for values in kept])  # (G,)
+    known = [values_that_count(trajectory.rewards, preference, vector, config.gate) for trajectory in trajectories]
+    counted = [values for values in known if values is not None]
+    gate = np.array([gate_value(values, config.gate) for values in counted])  # (G,)
 
     def matrix(value: Callable[[float, Component], float]) -> np.ndarray:
-        rows = [[value(values[entry.name], entry) for entry in weighed] for values in kept]
-        return np.array(rows, np.float64).reshape(len(kept), len(weighed))  # (G, K)
+        rows = [[value(values[entry.name], entry) for entry in weighed] for values in counted]
+        return np.array(rows, np.float64).reshape(len(counted), len(weighed))  # (G, K)
 
+    signed = matrix(lambda value, entry: value if entry.direction == "max" else -value)
     if config.normalise == "weighted_sum":
         fixed = matrix(lambda value, entry: on_fixed_scale(value, entry, maxima.get(entry.name)))
         returns = weighted_returns(fixed, weights, gate)
     else:
-        signed = matrix(lambda value, entry: value if entry.direction == "max" else -value)
-        if config.normalise == "gdpo":
-            return gdpo_scores(signed, weights, gate)
         returns = minmax_returns(signed, weights, gate)
-    if len(returns) > 1 and returns.std(ddof=1) < config.min_std:
-        return np.zeros(len(returns))
-    return centre(returns, divide_by_std=config.scale == "group")
+    return Scores(
+        returns,
+        signed,
+        weights,
+        gate,
+        {name: np.array([_or_nan(entry.rewards.get(name)) for entry in trajectories]) for name in vector.names},
+        [turn_rewards(trajectory, preference, vector, maxima) for trajectory in trajectories],
+        trajectories,
+    )
+
+
+def turn_rewards(
+    trajectory: Trajectory, preference: Mapping[str, float], vector: RewardVector, maxima: Mapping[str, float]
+) -> np.ndarray:
+    """Σ weight · value of what the environment gave at each turn, (turns,); a cost as −its share of the maximum."""
+
+    def earned(step: Step) -> float:
+        total = 0.0
+        for entry in vector:
+            value = step.rewards.get(entry.name, 0.0)
+            if entry.direction == "min":
+                value = -value / maxima.get(entry.name, 1.0)
+            total += weight_of(entry.name, preference) * value
+        return total
+
+    return np.array([earned(step) for step in trajectory.steps])
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def has_spread(group: Group, vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float]) -> bool:
+    """Whether the rollouts of a group differ in their returns."""
+    known = [
+        trajectory
+        for trajectory in group.trajectories
+        if values_that_count(trajectory.rewards, group.preference, vector, config.gate) is not None
+    ]
+    return bool(known) and not equal(score_group(known, group.preference, vector, config, maxima).returns)

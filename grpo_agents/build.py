@@ -45,6 +45,11 @@ class Parts:
         """How its trajectories are scored."""
         return Scoring(self.vector, self.maxima, self.config.advantage.gate)
 
+    @property
+    def resources(self) -> dict[str, Any]:
+        """What reward components may ask for by name."""
+        return {"engine": self.engine, "chat": self.chat}
+
     def rollout(self, *, evaluating: bool = False) -> tuple[Rollout, Tasks]:
         """A rollout of the training or the evaluation environment, and its tasks."""
         config = self.config
@@ -59,7 +64,7 @@ class Parts:
             config.rollout,
             env_name=config.env.id,
             preferences=self.preferences,
-            resources={"engine": self.engine, "chat": self.chat},
+            resources=self.resources,
         )
         return rollout, tasks
 

@@ -15,6 +15,7 @@ from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.engines.settings import EngineConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig
 from grpo_agents.methods import Method, available, make_method
+from grpo_agents.methods.method import SourceKind
 from grpo_agents.rollout import RolloutConfig
 from grpo_agents.section import Key, Section, keys_of, problems, unknown_key
 
@@ -78,11 +79,23 @@ class PreferenceConfig(Section):
         return self
 
 
-class DemonstrationsConfig(Section):
-    """Dialogues to imitate, for methods that learn from them."""
+class SourceConfig(Section):
+    """Where the batches come from."""
 
-    source: str = Field(description="As tasks.source; each a dict with messages and, where it has them, tools.")
+    kind: SourceKind | None = Field(
+        default=None,
+        description="policy: groups sampled from the present weights; frozen: from the first ones, before learning "
+        "begins; stored: trajectories of an earlier run; demonstrations, pairs: what people wrote. The method's usual "
+        "one where not set.",
+    )
+    path: str | None = Field(
+        default=None,
+        description="stored: a file or folder of trajectories. demonstrations, pairs: as tasks.source; each a dict "
+        "with messages, or with prompt, chosen and rejected; and tools, where it has them.",
+    )
     split: str = Field(default="train", description="Which split of a data set.")
+    batches: int = Field(default=10, ge=1, description="frozen: batches to sample, gone through again and again.")
+    rescore: bool = Field(default=False, description="stored: compute the rewards again instead of taking them over.")
 
 
 class TrainConfig(Section):
@@ -127,7 +140,7 @@ class Config(Section):
     advantage: AdvantageConfig = Field(default_factory=AdvantageConfig, description="How rewards become advantages.")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="What samples tokens.")
-    demonstrations: DemonstrationsConfig | None = Field(default=None, description="Dialogues to imitate.")
+    source: SourceConfig = Field(default_factory=SourceConfig, description="Where the batches come from.")
     method: dict[str, Any] = Field(
         default={"name": "grpo"}, validate_default=True, description="name, and that method's settings."
     )
@@ -138,12 +151,17 @@ class Config(Section):
     @field_validator("method")
     @classmethod
     def _with_every_setting(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"name": settings.get("name", "grpo"), **make_method(settings).model_dump(mode="json")}
+        return {"name": settings.get("name", "grpo"), **make_method(settings).settings()}
 
     @property
     def samples(self) -> bool:
         """Whether training samples at all: for its batches, or to evaluate."""
-        return self.chosen_method.source == "policy" or self.eval.every is not None
+        return self.source_kind in ("policy", "frozen") or self.eval.every is not None
+
+    @property
+    def source_kind(self) -> SourceKind:
+        """Where its batches come from."""
+        return self.source.kind or self.chosen_method.sources[0]
 
     @property
     def chosen_method(self) -> Method:
@@ -161,9 +179,14 @@ class Config(Section):
             )
         if self.train.overlap:
             self._check_overlap(method)
-        if method.source == "demonstrations":
-            if self.demonstrations is None:
-                raise ValueError(f"method {method.name!r} learns from demonstrations: set demonstrations.source")
+        kind = self.source_kind
+        if kind not in method.sources:
+            raise ValueError(
+                f"source.kind is {kind!r}, and method {method.name!r} learns from {', '.join(method.sources)}"
+            )
+        if kind not in ("policy", "frozen"):
+            if self.source.path is None:
+                raise ValueError(f"method {method.name!r} learns from {kind} here: set source.path")
             return self
         if method.normalises_by_group and self.rollout.group_size < 2:
             raise ValueError(
@@ -185,8 +208,10 @@ class Config(Section):
         return self
 
     def _check_overlap(self, method: Method) -> None:
-        if method.source == "demonstrations":
-            raise ValueError(f"train.overlap: method {method.name!r} samples nothing while it learns. Leave it out.")
+        if self.source_kind != "policy":
+            raise ValueError(
+                f"train.overlap: a run on {self.source_kind} samples nothing while it learns. Leave it out."
+            )
         if self.engine.backend == "transformers":
             raise ValueError(
                 "train.overlap samples while the learner moves its weights, and engine.backend 'transformers' samples "
@@ -207,7 +232,9 @@ def list_keys(section: str = "") -> list[Key]:
     """
     keys = list(keys_of(Config))
     for name, method in sorted(available().items()):
-        keys += [replace(key, description=f"{name}: {key.description}") for key in keys_of(method, "method")]
+        own = [f"method.{field}" for field in method.__annotations__]
+        described = keys_of(method, "method")
+        keys += [replace(key, description=f"{name}: {key.description}") for key in described if key.name in own]
     found = [key for key in keys if not section or f"{key.name}.".startswith(f"{section}.")]
     if not found:
         raise ValueError(unknown_key(section, list(Config.model_fields)))

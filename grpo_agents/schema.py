@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from grpo_agents.trajectory import Message, Sample, Step, ToolRun, Trajectory
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a reader of the version before would misread the file."""
 
 VERSION_KEY = b"grpo_agents.schema_version"
@@ -47,7 +47,14 @@ _MESSAGE = {
     "tool_calls": _list_of(**dict.fromkeys(_CALL_TEXTS, _TEXT), name=_TEXT, arguments=_TEXT),
     "json": _TEXT,  # the whole message, where the fields before cannot hold it (parts instead of text, unknown keys)
 }
-_STEP_SCALARS = {"finish_reason": _TEXT, "sample": _INT, "version": _INT, "seconds": _FLOAT, "tokens": _INT}
+_STEP_SCALARS = {
+    "finish_reason": _TEXT,
+    "sample": _INT,
+    "version": _INT,
+    "seconds": _FLOAT,
+    "tokens": _INT,
+    "advantage": _FLOAT,
+}
 _STEP = {
     "message": pa.struct(list(_MESSAGE.items())),
     "observation": _list_of(**_MESSAGE),
@@ -175,7 +182,8 @@ def _step_row(step: Step) -> dict[str, Any]:
 
 def _to_step(row: dict[str, Any]) -> Step:
     return Step(
-        **{name: row[name] for name in _STEP_SCALARS},
+        **{name: row[name] for name in _STEP_SCALARS if name != "advantage"},
+        advantage=row["advantage"] or 0.0,  # version 1 had none
         span=(row["start"], row["stop"]),
         message=_to_message(row["message"]),
         observation=tuple(_to_message(message) for message in row["observation"]),

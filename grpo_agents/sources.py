@@ -1,20 +1,26 @@
-"""Where a batch comes from: groups sampled from the current policy, or demonstrations."""
+"""Where a batch comes from: sampled now, sampled before learning began, stored by another run, or written by people."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from grpo_agents.advantage import AdvantageConfig, assign_advantages, utility
+from grpo_agents import store
+from grpo_agents.advantage import AdvantageConfig, assign_advantages, has_spread, utility
 from grpo_agents.chat import Chat
 from grpo_agents.engines import mix
+from grpo_agents.methods import Method
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout
+from grpo_agents.scoring import Scoring
 from grpo_agents.tasks import Tasks
-from grpo_agents.trajectory import Group, Task, Trajectory
+from grpo_agents.trajectory import Group, Message, Task, Trajectory
 
 Figures = dict[str, float]
 
@@ -42,17 +48,42 @@ def pick(tasks: Tasks, number: int, seed: int) -> Task:
     return tasks[int(order[place])]
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """How the groups of a batch get their advantages.
+
+    Attributes:
+        vector: The reward vector.
+        config: How rewards become returns.
+        maxima: The most an episode can cost, by component.
+        method: What becomes of returns.
+    """
+
+    vector: RewardVector
+    config: AdvantageConfig
+    maxima: dict[str, float]
+    method: Method
+
+    def __call__(self, groups: Sequence[Group]) -> Figures:
+        """Gives every trajectory of a batch its advantage; returns figures about them."""
+        figures = assign_advantages(groups, self.vector, self.config, self.maxima, self.method)
+        return figures | describe(groups, self.vector, self.maxima, self.config.gate)
+
+    def has_spread(self, group: Group) -> bool:
+        """Whether the rollouts of a group differ in their returns."""
+        return has_spread(group, self.vector, self.config, self.maxima)
+
+
 class PolicySource:
     """Groups sampled from the current policy, scored and with advantages.
 
     Args:
         rollout: Samples them.
         tasks: Of what.
-        vector: The reward vector.
-        config: How rewards become advantages.
-        maxima: The most an episode can cost, by component.
+        weigh: Gives them advantages.
         size: Groups in a batch.
         seed: The run's.
+        resample: How often, at most, groups without any spread give way to new ones.
         progress: Told how many episodes have just ended.
     """
 
@@ -60,34 +91,126 @@ class PolicySource:
         self,
         rollout: Rollout,
         tasks: Tasks,
-        vector: RewardVector,
-        config: AdvantageConfig,
-        maxima: dict[str, float],
+        weigh: Weighing,
         size: int,
         seed: int,
+        *,
+        resample: int = 0,
         progress: Callable[[int], None] | None = None,
     ):
         self.rollout = rollout
         self.tasks = tasks
-        self.vector = vector
-        self.config = config
-        self.maxima = maxima
+        self.weigh = weigh
         self.size = size
         self.seed = seed
+        self.resample = resample
         self.progress = progress
 
     def batch(self, step: int) -> tuple[list[Group], Figures]:
         """Samples ``size`` groups from the weights that the engine has now."""
-        tasks = [pick(self.tasks, step * self.size + index, self.seed) for index in range(self.size)]
         began = time.perf_counter()
-        groups = self.rollout.sample(tasks, seed=mix(self.seed, 1, step), progress=self.progress)
+        first = step * self.size * (1 + self.resample)
+        groups, tied = self._sample(range(first, first + self.size), mix(self.seed, 1, step)), []
+        for attempt in range(1, 1 + self.resample):
+            tied += [group for group in groups if not self.weigh.has_spread(group)]
+            groups = [group for group in groups if self.weigh.has_spread(group)]
+            if len(groups) == self.size:
+                break
+            start = first + attempt * self.size
+            groups += self._sample(range(start, start + self.size - len(groups)), mix(self.seed, 1, step, attempt))
+        for number, group in enumerate(groups):
+            for trajectory in group.trajectories:
+                trajectory.group = number
         seconds = time.perf_counter() - began
-        return groups, self.weigh(groups) | {"seconds/rollout": seconds}
+        figures = self.weigh(groups) | {"seconds/rollout": seconds}
+        return groups, figures | ({"groups_replaced": float(len(tied))} if self.resample else {})
 
-    def weigh(self, groups: Sequence[Group]) -> Figures:
-        """Gives every trajectory of a batch its advantage; returns figures about them."""
-        figures = assign_advantages(groups, self.vector, self.config, self.maxima)
-        return figures | describe(groups, self.vector, self.maxima, self.config.gate)
+    def _sample(self, numbers: range, seed: int) -> list[Group]:
+        tasks = [pick(self.tasks, number, self.seed) for number in numbers]
+        return self.rollout.sample(tasks, seed=seed, progress=self.progress)
+
+
+class StoredSource:
+    """Groups of trajectories that are stored, gone through in a new random order each time.
+
+    Args:
+        paths: File or folder of trajectories, or several.
+        weigh: Gives them advantages.
+        size: Groups in a batch.
+        seed: The run's.
+        rescore: Computes their rewards again; None takes those that are stored.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A file that cannot be read, or that lacks a reward of the vector.
+    """
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[Path],
+        weigh: Weighing,
+        size: int,
+        seed: int,
+        *,
+        rescore: Callable[[list[Group]], None] | None = None,
+    ):
+        self.weigh = weigh
+        self.size = size
+        self.seed = seed
+        self.groups = store.read_groups(paths)
+        if rescore is not None:
+            rescore(self.groups)
+        for group in self.groups:
+            for trajectory in group.trajectories:
+                if lacking := [name for name in weigh.vector.names if name not in trajectory.rewards]:
+                    raise ValueError(
+                        f"source.path: trajectory {trajectory.id} has no reward {lacking[0]!r}, only "
+                        f"{', '.join(trajectory.rewards)}. Set source.rescore = true to compute the vector again"
+                    )
+
+    def batch(self, step: int) -> tuple[list[Group], Figures]:
+        """The next ``size`` groups."""
+        chosen = []
+        for number in range(self.size):
+            round_, place = divmod(step * self.size + number, len(self.groups))
+            order = np.random.default_rng([self.seed, round_]).permutation(len(self.groups))
+            group = self.groups[int(order[place])]
+            for trajectory in group.trajectories:
+                trajectory.group = number
+            chosen.append(group)
+        return chosen, self.weigh(chosen)
+
+
+class FrozenSource:
+    """Groups sampled from the first weights, all of them before learning begins; then gone through as stored ones.
+
+    Args:
+        policy: Samples them.
+        batches: How many times.
+        folder: Where they are stored.
+        scoring: Noted with them.
+    """
+
+    def __init__(self, policy: PolicySource, batches: int, folder: Path, scoring: Scoring):
+        self.policy = policy
+        self.files = [folder / f"frozen-{number:06d}.parquet" for number in range(batches)]
+        self.scoring = scoring
+
+    def fill(self) -> None:
+        """Samples what is not there yet; the engine has the first weights."""
+        for number, file in enumerate(self.files):
+            if not file.exists():
+                groups, _ = self.policy.batch(number)
+                store.write(file, groups, step=0, phase="frozen", scoring=self.scoring)
+
+    @cached_property
+    def stored(self) -> StoredSource:
+        """What was sampled."""
+        return StoredSource(self.files, self.policy.weigh, self.policy.size, self.policy.seed)
+
+    def batch(self, step: int) -> tuple[list[Group], Figures]:
+        """The next groups."""
+        return self.stored.batch(step)
 
 
 class DemonstrationSource:
@@ -117,14 +240,65 @@ class DemonstrationSource:
             number = step * self.size + index
             dialogue = pick(self.dialogues, number, self.seed)
             try:
-                conversation = self.chat.demonstration(dialogue["messages"], dialogue.get("tools") or ())
+                trajectory = _written(self.chat, (), dialogue["messages"], dialogue.get("tools") or ())
             except (KeyError, ValueError) as error:
                 raise ValueError(f"demonstration {number}: {type(error).__name__}: {error}") from error
-            trajectory = Trajectory(
-                samples=conversation.finished_samples(), advantage=1.0, group=index, prompt=conversation.prompt
-            )
+            trajectory.advantage, trajectory.group = 1.0, index
             groups.append(Group({}, {}, [trajectory]))
         return groups, {}
+
+
+class PairSource:
+    """Pairs of a chosen and a rejected continuation, as advantages 1 and −1.
+
+    Args:
+        pairs: Each with ``prompt`` (messages), ``chosen`` and ``rejected`` (messages that follow it, or a text), and
+            ``tools`` where it has them.
+        chat: Makes tokens of them.
+        size: Pairs in a batch.
+        seed: The run's.
+    """
+
+    def __init__(self, pairs: Tasks, chat: Chat, size: int, seed: int):
+        self.pairs = pairs
+        self.chat = chat
+        self.size = size
+        self.seed = seed
+
+    def batch(self, step: int) -> tuple[list[Group], Figures]:
+        """The next ``size`` pairs.
+
+        Raises:
+            ValueError: One that lacks a part; says which.
+        """
+        groups = []
+        for index in range(self.size):
+            number = step * self.size + index
+            pair = pick(self.pairs, number, self.seed)
+            group = Group({}, {}, [])
+            for place, (name, advantage) in enumerate((("chosen", 1.0), ("rejected", -1.0))):
+                try:
+                    said = pair[name]
+                    said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
+                    trajectory = _written(self.chat, pair["prompt"], said, pair.get("tools") or ())
+                except (KeyError, ValueError) as error:
+                    raise ValueError(f"pair {number}, {name}: {type(error).__name__}: {error}") from error
+                trajectory.advantage, trajectory.group, trajectory.index = advantage, index, place
+                group.trajectories.append(trajectory)
+            groups.append(group)
+        return groups, {}
+
+
+def _written(
+    chat: Chat, prompt: Sequence[Message], messages: Sequence[Message], tools: Sequence[dict[str, object]]
+) -> Trajectory:
+    """A trajectory of what people wrote, of which the assistant's turns after the prompt are trained."""
+    conversation = chat.demonstration([*prompt, *messages], tools)
+    trajectory = Trajectory(samples=conversation.finished_samples(), prompt=conversation.prompt)
+    given = sum(message["role"] == "assistant" for message in prompt[1:])
+    for turn in conversation.turns[:given]:
+        trajectory.samples[turn.sample].mask[turn.start : turn.stop] = False
+    return trajectory
 
 
 def describe(groups: Sequence[Group], vector: RewardVector, maxima: dict[str, float], gate: str | None) -> Figures:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,28 @@ from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import restore_policy, save_policy
 from grpo_agents.rollout import Rollout
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.sources import DemonstrationSource, Figures, PolicySource, Source, pick
+from grpo_agents.sources import (
+    DemonstrationSource,
+    Figures,
+    FrozenSource,
+    PairSource,
+    PolicySource,
+    Source,
+    StoredSource,
+    Weighing,
+    pick,
+)
 from grpo_agents.sync_check import SyncCheck
 from grpo_agents.tasks import load_tasks
 from grpo_agents.trajectory import Group, Task, Trajectory
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 AHEAD_FILE = "ahead.parquet"
+CRITIC_FILE = "critic.safetensors"
+REFERENCE_FILE = "reference.safetensors"
+
+WRITTEN = ("demonstrations", "pairs")
+"""Sources that nobody sampled."""
 
 
 class Trainer:
@@ -64,6 +80,7 @@ class Trainer:
         self.config = config
         self.folder = RunFolder(config.run)
         self.method = config.chosen_method
+        self.kind = config.source_kind
         self.display = Display(config.train.steps)
         if not resume:
             self.folder.check(overwrite=overwrite)  # before anything is loaded
@@ -75,8 +92,9 @@ class Trainer:
             self.model,
             config.learner,
             self.method,
+            source=self.kind,
             steps=config.train.steps * config.learner.updates,
-            temperature=config.rollout.temperature if self.method.source == "policy" else 1.0,
+            temperature=1.0 if self.kind in WRITTEN else config.rollout.temperature,
             dtype=config.model.dtype,
             largest_mismatch=config.engine.check.mismatch,
         )
@@ -116,13 +134,16 @@ class Trainer:
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
             _politely() as stop,
         ):
+            if isinstance(self.source, FrozenSource) and self.start == 0:
+                self.parts.engine.update_weights(self.weights)
+                self.source.fill()
             for step in range(self.start, steps):
                 self._sync_if_due(step)
                 self._probe_if_due(step, board)
                 self._evaluate_if_due(step, board)
                 began = time.perf_counter()
                 groups, figures = self._batch(step)
-                if self.config.train.store and self.method.source == "policy":
+                if self.config.train.store and self.kind == "policy":
                     self._store("train", step, groups)
                 self._check_batch(step, groups)
                 with self._engine_meanwhile(step + 1):
@@ -177,12 +198,12 @@ class Trainer:
 
     def _sync_if_due(self, step: int) -> None:
         """Hands the weights to the engine, which wakes, where it is about to sample; nothing is sampled meanwhile."""
-        if self.method.source == "policy" or self._evaluates(step):
+        if self.kind == "policy" or self._evaluates(step):
             self.parts.engine.update_weights(self.weights)
 
     def _probe_if_due(self, step: int, board: SummaryWriter) -> None:
         """Stops a run whose engine samples from another policy: see :class:`~grpo_agents.sync_check.SyncCheck`."""
-        samples = self.method.source == "policy"  # others sample for the evaluation alone
+        samples = self.kind == "policy"  # others sample for the evaluation alone
         if self._evaluates(step) or (samples and step % self.config.engine.check.every == 0):
             self._log(step, self.sync_check.probe(step), board)
         elif samples and step == self.start:  # of a run that goes on: an unbroken one has no such figures
@@ -302,11 +323,22 @@ class Trainer:
             save_policy(self.model, self.parts.chat.tokenizer, folder / "model")
             state = {name: tensor.contiguous() for name, tensor in self.learner.optimizer.state().items()}
             save_file(state, folder / OPTIMIZER_FILE)
+            for file, module in self._beside_the_policy().items():
+                save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / file)
             if self._ahead is not None:  # its weights are gone, and it could not be sampled again
                 store.write(folder / AHEAD_FILE, self._ahead[0], step=done, phase="train", scoring=self.parts.scoring)
 
         state = {"updates": self.learner.updates, "skips": self.learner.skips}
         checkpoint.write(self.folder.checkpoints, done, state, fill, self.config.train.keep)
+
+    def _beside_the_policy(self) -> dict[str, torch.nn.Module]:
+        """What else of the learner moves, by its file in a checkpoint."""
+        learner, moving = self.learner, {}
+        if learner.critic is not None:
+            moving[CRITIC_FILE] = learner.critic
+        if learner.reference is not None and self.method.reference_period is not None:
+            moving[REFERENCE_FILE] = learner.reference
+        return moving
 
     def _restore(self) -> int:
         found = checkpoint.latest(self.folder.checkpoints, self.display.say)
@@ -320,6 +352,8 @@ class Trainer:
             )
         restore_policy(self.model, found.folder / "model")
         self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
+        for file, module in self._beside_the_policy().items():
+            module.load_state_dict(load_file(found.folder / file), strict=False)
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
         if self.config.train.overlap and (found.folder / AHEAD_FILE).exists():
             assert isinstance(self.source, PolicySource)
@@ -329,22 +363,22 @@ class Trainer:
         return found.step
 
     def _make_source(self) -> Source:
-        config = self.config
-        if self.method.source == "demonstrations":
-            assert config.demonstrations is not None
-            dialogues = load_tasks(config.demonstrations.source, split=config.demonstrations.split, seed=config.seed)
-            return DemonstrationSource(dialogues, self.parts.chat, config.train.batch, config.seed)
+        config, size, seed = self.config, self.config.train.batch, self.config.seed
+        path = config.source.path
+        if self.kind in WRITTEN:
+            written = load_tasks(str(path), split=config.source.split, seed=seed)
+            make = DemonstrationSource if self.kind == "demonstrations" else PairSource
+            return make(written, self.parts.chat, size, seed)
+        weigh = Weighing(self.parts.vector, config.advantage, self.parts.maxima, self.method)
+        if self.kind == "stored":
+            score = partial(self.parts.vector.score, resources=self.parts.resources)
+            return StoredSource(str(path), weigh, size, seed, rescore=score if config.source.rescore else None)
         rollout, tasks = self.parts.rollout()
-        return PolicySource(
-            rollout,
-            tasks,
-            self.parts.vector,
-            config.advantage,
-            self.parts.maxima,
-            config.train.batch,
-            config.seed,
-            self.display.episodes,
-        )
+        resample = self.method.most_resamples
+        policy = PolicySource(rollout, tasks, weigh, size, seed, resample=resample, progress=self.display.episodes)
+        if self.kind == "policy":
+            return policy
+        return FrozenSource(policy, config.source.batches, self.folder.trajectories, self.parts.scoring)
 
 
 def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:

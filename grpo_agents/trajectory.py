@@ -79,6 +79,7 @@ class Step:
         version: Version of the weights that sampled it.
         seconds: Measured time of the environment's step.
         tokens: How many tokens a server says that the turn has, where their ids are not known.
+        advantage: What its tokens' advantage is beside that of the trajectory, with methods that look at turns.
     """
 
     message: Message
@@ -91,6 +92,7 @@ class Step:
     version: int = 0
     seconds: float = 0.0
     tokens: int | None = None
+    advantage: float = 0.0
 
 
 @dataclass(slots=True)

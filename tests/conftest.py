@@ -57,7 +57,7 @@ def warm(tmp_path_factory):
     settings = {
         "run": root / "sft",
         "model.path": root / "start",
-        "demonstrations.source": f"{DEMO / 'demonstrations.py'}:demonstrate",
+        "source.path": f"{DEMO / 'demonstrations.py'}:demonstrate",
         "train.steps": 60,
         "train.batch": 16,
         "train.save_every": 30,

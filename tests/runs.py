@@ -18,10 +18,10 @@ SMALL = {
     "train.keep": 3,
     "eval.every": 2,
     "eval.tasks": 5,
-    "advantage": '{normalise = "gdpo"}',  # without a gate: so small a model is hardly ever right
+    "method.name": "gdpo",  # without a gate: so small a model is hardly ever right
     "rollout.group_size": 3,
 }
-SFT = {"demonstrations.source": f"{DEMO / 'demonstrations.py'}:demonstrate", "learner.optimizer.warmup": 1}
+SFT = {"source.path": f"{DEMO / 'demonstrations.py'}:demonstrate", "learner.optimizer.warmup": 1}
 
 
 def grpo(run, warm, **settings):

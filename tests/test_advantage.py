@@ -6,6 +6,8 @@ from pydantic import ValidationError
 from tiny import advantages_of, group_of, vector_of
 
 from grpo_agents.advantage import AdvantageConfig, assign_advantages, utility
+from grpo_agents.methods.gdpo import Gdpo
+from grpo_agents.methods.grpo import Grpo
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.trajectory import Group, Trajectory
 
@@ -16,9 +18,11 @@ MODES = [("weighted_sum", "group"), ("weighted_sum", "batch"), ("weighted_sum", 
          ("minmax", "batch"), ("minmax", "none"), ("gdpo", "group")]  # fmt: skip
 
 
-def assign(groups, vector=OUTCOME, maxima=None, **config):
+def assign(groups, vector=OUTCOME, maxima=None, *, scale="group", normalise="weighted_sum", **config):
     """Gives every group's advantages, and the figures."""
-    figures = assign_advantages(groups, vector, AdvantageConfig(**config), maxima or {})
+    method = Gdpo() if normalise == "gdpo" else Grpo(scale=scale)
+    normalise = "weighted_sum" if normalise == "gdpo" else normalise
+    figures = assign_advantages(groups, vector, AdvantageConfig(normalise=normalise, **config), maxima or {}, method)
     return [advantages_of(group) for group in groups], figures
 
 

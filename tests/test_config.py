@@ -33,12 +33,12 @@ def wrong(**changes):
         ({"rollout__top_p": 0.9}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
         ({"rollout__top_k": 5}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
         ({"rollout__temperature": 0}, r"rollout\.temperature is 0"),
-        ({"method": {"name": "sft"}}, r"method 'sft' learns from demonstrations: set demonstrations\.source"),
+        ({"method": {"name": "sft"}}, r"method 'sft' learns from demonstrations here: set source\.path"),
         ({"method": {"name": "grop"}}, r"unknown method 'grop'\. Did you mean 'grpo'"),
         ({"method": {"clip_hihg": 1}}, r"unknown key method\.clip_hihg\. Did you mean 'clip_high'\?"),
-        ({"method": {"clip_low": 2, "kl": "k1"}}, r"(?s)  method\.clip_low: .*\n  method\.kl: .*'k1'"),
+        ({"method": {"clip_low": 2, "kl": "k9"}}, r"(?s)  method\.clip_low: .*\n  method\.kl: .*'k1'"),
         ({"rewards": {"vector": "outcome"}}, r'rewards\.vector is "outcome", and a list is wanted: .*\["outcome"\]'),
-        ({"demonstrations": {}}, r"demonstrations\.source is missing: As tasks\.source"),
+        ({"source": {"kind": "pairs"}}, r"source\.kind is 'pairs', and method 'grpo' learns from policy, stored, frozen"),
         ({"method": {"aggregation": "constant"}}, r"max_length go together"),
         ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and .*simplex exclude"),
         ({"model": "x"}, r"model: .*'x'"),
@@ -47,7 +47,7 @@ def wrong(**changes):
         ({"train__overlap": True}, r"engine\.backend 'transformers' samples with those very weights\. Use 'vllm'"),
         ({"train__overlap": True, "engine__backend": "vllm"}, r"'grpo' does not correct for that\. Set method\.tis"),
         ({"train__overlap": True, "engine__backend": "vllm", "method": {"tis": 2.0}}, r"learner\.old_logprobs = 'reco"),
-        ({"train__overlap": True, "method": {"name": "sft"}}, r"train\.overlap: method 'sft' samples nothing"),
+        ({"train__overlap": True, "method": {"name": "sft"}}, r"train\.overlap: a run on demonstrations samples nothing"),
         ({"train__steps__more": 1}, r"train\.steps: "),
     ],
 )  # fmt: skip
@@ -81,7 +81,7 @@ def test_what_a_probe_tolerates_follows_the_dtype():
 
 
 def test_sft_takes_any_group_size():
-    settings = wrong(rollout__group_size=1, method={"name": "sft"}, demonstrations={"source": "x.jsonl"})
+    settings = wrong(rollout__group_size=1, method={"name": "sft"}, source={"path": "x.jsonl"})
     assert make_config(settings).chosen_method.name == "sft"
 
 
@@ -125,7 +125,7 @@ def test_a_saved_config_shows_every_key_and_names_those_that_are_not_set(tmp_pat
     saved = tomllib.loads(text)
     assert saved["method"].items() >= {"name": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": "k3"}.items()
     unset = text.splitlines()[0].partition("Not set: ")[2].split(", ")
-    assert {"model.threads", "method.max_length", "advantage.gate", "demonstrations"} <= set(unset)
+    assert {"model.threads", "method.max_length", "advantage.gate", "source.path"} <= set(unset)
     for key in list_keys():
         *sections, last = key.name.split(".")
         table = functools.reduce(lambda table, section: table.get(section, {}), sections, saved)

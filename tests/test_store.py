@@ -54,7 +54,7 @@ def rich(group=0, index=0):
         tools=[{"type": "function", "function": {"name": "add", "description": "", "parameters": {}}}],
         steps=[
             Step(said, (answer,), {"outcome": 0.0}, [ToolRun("add", 0.5, 1.5), ToolRun("add", error="no JSON")]),
-            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4),
+            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4, -1.5),
         ],
         samples=[sample(5), sample(0), sample(7, shared=4)],
         rewards={"outcome": 1.0, "rubric": None},
@@ -310,7 +310,7 @@ class TestOtherReaders:
         store.write(tmp_path / "a.parquet", [rich()])
         table = pq.read_table(tmp_path / "a.parquet")
         assert "map<" not in str(table.schema)
-        assert table.schema.metadata[VERSION_KEY] == b"1"
+        assert table.schema.metadata[VERSION_KEY] == b"2"
 
 
 class TestBroken:
@@ -356,7 +356,7 @@ class TestBroken:
     def test_newer(self, tmp_path):
         table = pa.table({"group": [1]}).replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1)})
         pq.write_table(table, tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match=r"schema version is 2.*up to 1.*Install"):
+        with pytest.raises(ValueError, match=r"schema version is 3.*up to 2.*Install"):
             store.read(tmp_path)
 
     def test_missing_column(self, tmp_path):

@@ -78,7 +78,7 @@ def test_every_trajectory_is_kept(unbroken):
         assert np.mean([len(trajectory.steps) for trajectory in everyone]) == row["turns"]
         stored = [trajectory.advantage for trajectory in everyone]
         groups = store.read_groups(file)
-        assign_advantages(groups, vector, AdvantageConfig(normalise="gdpo"), OrchestraEnv.maxima)
+        assign_advantages(groups, vector, AdvantageConfig(), OrchestraEnv.maxima, Gdpo())
         assert [trajectory.advantage for group in groups for trajectory in group.trajectories] == stored
         assert {trajectory.steps[0].version for trajectory in everyone} == {step}
         assert not any(held_out(trajectory.task["question"]) for trajectory in everyone)
@@ -222,7 +222,7 @@ class Costs(MathEnv):
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
         ({"tasks.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
         ({"eval.source.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
-        ({"method": "{name = 'sft'}", "demonstrations.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
+        ({"method": "{name = 'sft'}", "source.path": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_be_made_of_is_said_before_it_begins(warm, tmp_path, monkeypatch, settings, message):
@@ -254,11 +254,11 @@ def test_tasks_and_demonstrations_from_files(warm, start, tmp_path):
     assert sorted({task["question"] for task in seen}) == sorted(row["question"] for row in rows)
     dialogue = {"messages": [{"role": "user", "content": "12+3"}, {"role": "assistant", "content": "15"}]}
     (tmp_path / "good.jsonl").write_text(json.dumps(dialogue) + "\n")
-    few = {"train.steps": 2, "eval.every": 9, "demonstrations.source": tmp_path / "good.jsonl"}
+    few = {"train.steps": 2, "eval.every": 9, "source.path": tmp_path / "good.jsonl"}
     losses = [row["loss"] for row in rows_of(train(sft(tmp_path / "sft", start, **few))) if "loss" in row]
     assert losses[1] < losses[0]
     (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": "12+3"}]}\n')
-    few["demonstrations.source"] = tmp_path / "bad.jsonl"
+    few["source.path"] = tmp_path / "bad.jsonl"
     with pytest.raises(ValueError, match=r"demonstration 0: .*assistant"):
         train(sft(tmp_path / "bad", start, **few))
 

@@ -1,13 +1,15 @@
-"""From trajectories to what the learner computes on: rows of tokens, and micro-batches of rows."""
+"""From trajectories to what the learner computes on: rows of tokens, micro-batches of rows, and whole episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from grpo_agents.trajectory import Sample, Trajectory
+from grpo_agents.methods import Episode, Method
+from grpo_agents.trajectory import Trajectory
 
 
 @dataclass(slots=True)
@@ -22,8 +24,13 @@ class Row:
         reference: The same under π_ref, (trained,); None where it is not needed.
         turn_position: How many trained tokens of the same turn come before each, (trained,).
         version: Version of the weights that sampled each, (trained,); 0 where no turn says so.
-        advantage: Â of the trajectory.
+        turn: Which turn of the trajectory each is of, (trained,).
+        advantages: Â of each, (trained,).
         length: |o| of the whole trajectory.
+        trajectory: Which of the batch's trajectories it is of.
+        group: Which of the batch's groups that is of.
+        values: What the critic expected before each at the start of the batch, (trained,); None without a critic.
+        returns: What it should have expected, (trained,); None without a critic.
     """
 
     ids: np.ndarray
@@ -33,8 +40,13 @@ class Row:
     reference: np.ndarray | None
     turn_position: np.ndarray
     version: np.ndarray
-    advantage: float
+    turn: np.ndarray
+    advantages: np.ndarray
     length: int
+    trajectory: int
+    group: int
+    values: np.ndarray | None = None
+    returns: np.ndarray | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +72,7 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
     """
     rows: list[Row] = []
     taking_part = 0
+    groups: dict[int, int] = {}
     for trajectory in trajectories:
         if trajectory.advantage is None:
             continue
@@ -71,7 +84,7 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
         length = trajectory.sampled_tokens
         if length == 0:
             continue
-        taking_part += 1
+        group = groups.setdefault(trajectory.group, len(groups))
         for number, sample in enumerate(trajectory.samples):
             trained = np.flatnonzero(sample.mask)
             if len(trained):
@@ -79,38 +92,111 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
                     raise ValueError(
                         f"trajectory {trajectory.id}: the engine gave a log-probability that is not finite"
                     )
-                version = np.zeros(len(sample.ids), np.int64)
-                for step in trajectory.steps:
-                    if step.sample == number:
-                        version[slice(*step.span)] = step.version
-                rows.append(_row(sample, trained, version[trained], trajectory.advantage, length))
+                rows.append(_row(trajectory, number, trained, length, taking_part, group))
+        taking_part += 1
     return Batch(rows, sum(len(row.trained) for row in rows), taking_part)
 
 
-def _row(sample: Sample, trained: np.ndarray, version: np.ndarray, advantage: float, length: int) -> Row:
+def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, place: int, group: int) -> Row:
+    sample = trajectory.samples[number]
+    version, turn = np.zeros((2, len(sample.ids)), np.int64)
+    advantages = np.full(len(sample.ids), trajectory.advantage)
+    for index, step in enumerate(trajectory.steps):
+        if step.sample == number:
+            span = slice(*step.span)
+            version[span], turn[span] = step.version, index
+            advantages[span] += step.advantage
     logprobs = sample.logprobs[trained]
     begins = np.concatenate([[True], np.diff(trained) > 1])
     index = np.arange(len(trained))
-    turn_position = index - np.maximum.accumulate(np.where(begins, index, 0))
-    ids = sample.ids[: trained[-1] + 1]
-    return Row(ids, trained, logprobs, logprobs, None, turn_position, version, advantage, length)
+    return Row(
+        ids=sample.ids[: trained[-1] + 1],
+        trained=trained,
+        sampler=logprobs,
+        old=logprobs,
+        reference=None,
+        turn_position=index - np.maximum.accumulate(np.where(begins, index, 0)),
+        version=version[trained],
+        turn=turn[trained],
+        advantages=advantages[trained],
+        length=length,
+        trajectory=place,
+        group=group,
+    )
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
+def micro_batches(
+    rows: Sequence[Row], max_tokens: int, unit: Literal["token", "trajectory", "group"] = "token"
+) -> Iterator[list[Row]]:
     """Rows of like length together, each micro-batch of at most ``max_tokens`` tokens, padding included.
 
+    Args:
+        rows: The rows.
+        max_tokens: The budget.
+        unit: Rows of one trajectory, or of one group, stay together.
+
     Raises:
-        ValueError: A row longer than the budget; says how long.
+        ValueError: A row, or rows that belong together, beyond the budget; says how many tokens.
     """
-    ordered = sorted(rows, key=lambda row: -len(row.ids))
-    start = 0
-    while start < len(ordered):
-        longest = len(ordered[start].ids)
-        if longest > max_tokens:
+    part: list[Row] = []
+    longest = 0
+    for bundle in _bundles(rows, unit):
+        width = max(len(row.ids) for row in bundle)
+        if width * len(bundle) > max_tokens:
+            what = "a trajectory" if unit == "token" else f"a {unit} of {len(bundle)} rows, which belong together,"
             raise ValueError(
-                f"a trajectory of {longest} tokens does not fit learner.max_tokens = {max_tokens}. "
+                f"{what} of {width * len(bundle)} tokens does not fit learner.max_tokens = {max_tokens}. "
                 "Raise it, or lower rollout.max_tokens."
             )
-        count = max_tokens // longest
-        yield ordered[start : start + count]
-        start += count
+        longest = max(longest, width)
+        if longest * (len(part) + len(bundle)) > max_tokens:
+            yield part
+            part, longest = [], width
+        part += bundle
+    if part:
+        yield part
+
+
+def _bundles(rows: Sequence[Row], unit: Literal["token", "trajectory", "group"]) -> list[list[Row]]:
+    """Rows that belong together, the longest first."""
+    if unit == "token":
+        bundles = [[row] for row in rows]
+    else:
+        together: dict[int, list[Row]] = {}
+        for row in rows:
+            together.setdefault(row.trajectory if unit == "trajectory" else row.group, []).append(row)
+        bundles = list(together.values())
+    return sorted(bundles, key=lambda bundle: -max(len(row.ids) for row in bundle))
+
+
+def assign_credit(batch: Batch, method: Method) -> None:
+    """Lets a method change Â of single tokens: :meth:`~grpo_agents.methods.Method.credit` of the batch's episodes.
+
+    Rows of a trajectory become one episode, in the order in which they were sampled.
+    """
+    together: dict[int, list[Row]] = {}
+    for row in batch.rows:
+        together.setdefault(row.trajectory, []).append(row)
+    episodes = [
+        Episode(
+            advantages=np.concatenate([row.advantages for row in rows]),
+            turn=np.concatenate([row.turn for row in rows]),
+            old=np.concatenate([row.old for row in rows]),
+            reference=_joined([row.reference for row in rows]),
+            values=_joined([row.values for row in rows]),
+        )
+        for rows in together.values()
+    ]
+    method.credit(episodes)
+    for episode, rows in zip(episodes, together.values(), strict=True):
+        cuts = np.cumsum([len(row.trained) for row in rows])[:-1]
+        for row, advantages in zip(rows, np.split(episode.advantages, cuts), strict=True):
+            row.advantages = advantages
+        if episode.returns is not None:
+            for row, returns in zip(rows, np.split(episode.returns, cuts), strict=True):
+                row.returns = returns
+
+
+def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [array for array in arrays if array is not None]
+    return np.concatenate(known) if len(known) == len(arrays) else None

@@ -7,31 +7,43 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from grpo_agents.learner import mismatch
-from grpo_agents.learner.batch import Batch, Row, micro_batches
+from grpo_agents.learner.batch import Batch, Row, assign_credit, micro_batches
+from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.logprobs import token_logprobs
-from grpo_agents.learner.model import computing_in
+from grpo_agents.learner.model import computing_in, decoder_and_head
 from grpo_agents.learner.optimizer import Optimizer
 from grpo_agents.learner.settings import LearnerConfig
 from grpo_agents.methods import Method, Tokens
+from grpo_agents.methods.method import SourceKind
+from grpo_agents.methods.surrogate import kl_estimate
 
 PROBE_TOLERANCE = 1e-3
 """How far the chunked log-probabilities may be from the model's own forward pass."""
 
 
+class Forward(NamedTuple):
+    """What a forward pass gives of the trained tokens of some rows, side by side, (trained,) each."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor | None
+
+
 class Learner:
-    """Holds the policy and moves it.
+    """Holds the policy, and where the method wants them a critic and a frozen reference; moves the first two.
 
     Args:
         model: The policy.
         config: The settings.
         method: What to learn.
+        source: Where batches come from.
         steps: Updates in the whole run, for the schedule.
         temperature: What the engine divides logits by, and so the learner.
         dtype: What forward passes compute in.
@@ -47,6 +59,7 @@ class Learner:
         config: LearnerConfig,
         method: Method,
         *,
+        source: SourceKind = "policy",
         steps: int,
         temperature: float = 1.0,
         dtype: str = "float32",
@@ -55,6 +68,7 @@ class Learner:
         self.model = model
         self.config = config
         self.method = method
+        self.source = source
         self.temperature = temperature
         self.dtype = dtype
         self.largest_mismatch = largest_mismatch
@@ -62,10 +76,19 @@ class Learner:
         self.skips = 0
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+        self.critic = Critic(model, method.critic) if method.critic is not None else None
+        named = dict(model.named_parameters())
+        if self.critic is not None:
+            named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
+        trained = [(name, value) for name, value in named.items() if value.requires_grad]
         self.optimizer = Optimizer(trained, config.optimizer, steps)
         self._adapter = hasattr(model, "peft_config")
-        self._frozen = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
+        self.reference = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
+        if method.reference_period is not None and self._adapter:
+            raise ValueError(
+                "method.reference_every: with model.lora the reference is the base model, which stays as it is. "
+                "Leave one of them out."
+            )
         self._check_head()
 
     def learn(self, batch: Batch, *, version: int, progress: float) -> dict[str, float]:
@@ -83,6 +106,7 @@ class Learner:
             ValueError: The engine's log-probabilities are off; then nothing was moved.
             FloatingPointError: See :meth:`update`.
         """
+        self._renew_reference(version)
         self.prepare(batch)
         figures = self.update(batch, progress, version)
         for _ in range(1, self.config.updates):
@@ -90,19 +114,28 @@ class Learner:
         return figures
 
     def prepare(self, batch: Batch) -> None:
-        """Fills in log π_old and log π_ref where the method or the config asks for them, once a batch."""
-        if self.config.old_logprobs == "recompute" and self.method.source == "policy":
-            for row, values in self.score(batch.rows):
-                row.old = values
+        """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch."""
+        recompute = self.config.old_logprobs == "recompute" and self.source not in ("demonstrations", "pairs")
+        if recompute or self.critic is not None:
+            for row, logprobs, values in self._score(self.model, batch.rows):
+                row.old = logprobs if recompute else row.old
+                row.values = values
         if self.method.needs_reference:
-            model = self._frozen if self._frozen is not None else self.model
+            model = self.reference if self.reference is not None else self.model
             with self.model.disable_adapter() if self._adapter else nullcontext():  # type: ignore[operator]
-                for row, values in self._score(model, batch.rows):
-                    row.reference = values
+                for row, logprobs, _ in self._score(model, batch.rows):
+                    row.reference = logprobs
+        assign_credit(batch, self.method)
 
     def score(self, rows: Sequence[Row]) -> Iterator[tuple[Row, np.ndarray]]:
         """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first."""
-        return self._score(self.model, rows)
+        return ((row, logprobs) for row, logprobs, _ in self._score(self.model, rows))
+
+    def _renew_reference(self, version: int) -> None:
+        """Makes the policy its own reference every so many steps, where the method says so (iterative GRPO)."""
+        period = self.method.reference_period
+        if self.reference is not None and period is not None and version and version % period == 0:
+            self.reference.load_state_dict(self.model.state_dict())
 
     def update(self, batch: Batch, progress: float, version: int | None = None) -> dict[str, float]:
         """One update on the whole batch, whatever its micro-batches.
@@ -124,19 +157,18 @@ class Learner:
         """
         rows = batch.rows
         if self.method.gradient_only_from_advantages(progress):
-            rows = [row for row in rows if row.advantage != 0]
+            rows = [row for row in rows if np.any(row.advantages)]
         entropy_gradient = self.method.entropy_weight(progress) > 0
         sums: dict[str, float] = defaultdict(float)
         compared: list[tuple[np.ndarray, ...]] = []
         self.model.train()
-        for part in micro_batches(rows, self.config.max_tokens):
-            logprobs, entropy = self._forward(self.model, part, entropy_gradient=entropy_gradient)
-            tokens = self._tokens(part, logprobs, entropy, batch, progress)
+        for part in micro_batches(rows, self.config.max_tokens, self.method.unit):
+            tokens = self._tokens(part, self._forward(self.model, part, entropy_gradient), batch, progress)
             loss = self.method.loss(tokens)
             loss.backward()
             sums["loss"] += loss.item()
-            _add_figures(sums, tokens, self.method)
-            if version is not None and self.method.source == "policy":  # nobody sampled a demonstration
+            self._add_figures(sums, tokens)
+            if version is not None and self.source == "policy":
                 compared.append(self._compared(part, tokens, version))
         figures = _means(sums)
         if compared:
@@ -156,20 +188,21 @@ class Learner:
 
     # Log-probabilities
 
-    def _score(self, model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[Row, np.ndarray]]:
-        """Log π of each row's trained tokens under a model, without a gradient."""
+    def _score(
+        self, model: PreTrainedModel, rows: Sequence[Row]
+    ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
+        """Log π of each row's trained tokens under a model, and of the policy's the values; without a gradient."""
         model.eval()
         for part in micro_batches(rows, self.config.max_tokens):
             with torch.no_grad():
-                logprobs, _ = self._forward(model, part)
-            yield from zip(
-                part, np.split(logprobs.cpu().numpy(), np.cumsum([len(row.trained) for row in part])[:-1]), strict=True
-            )
+                found = self._forward(model, part)
+            cuts = np.cumsum([len(row.trained) for row in part])[:-1]
+            logprobs = np.split(found.logprobs.cpu().numpy(), cuts)
+            values = [None] * len(part) if found.values is None else np.split(found.values.cpu().numpy(), cuts)
+            yield from zip(part, logprobs, values, strict=True)
 
-    def _forward(
-        self, model: PreTrainedModel, rows: Sequence[Row], *, entropy_gradient: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log π and entropy of the rows' trained tokens, side by side, (trained,) each.
+    def _forward(self, model: PreTrainedModel, rows: Sequence[Row], entropy_gradient: bool = False) -> Forward:
+        """What a model, or beside the policy its critic, says of the rows' trained tokens.
 
         Rows are padded on the right, where causal attention never looks, so no mask is needed.
         """
@@ -182,34 +215,61 @@ class Learner:
         tokens = torch.from_numpy(ids).to(device)  # (rows, width)
         at = torch.from_numpy(places).to(device)  # (trained,)
         with computing_in(self.dtype, device):
-            decoder, head = _decoder_and_head(model)
-            hidden = decoder(input_ids=tokens, use_cache=False).last_hidden_state.flatten(0, 1)  # (rows·width, size)
-            return token_logprobs(
-                hidden[at - 1], head, tokens.flatten()[at], self.temperature, entropy_gradient=entropy_gradient
+            decoder, head = decoder_and_head(model)
+            states = decoder(input_ids=tokens, use_cache=False).last_hidden_state  # (rows, width, size)
+            hidden = states.flatten(0, 1)[at - 1]  # (trained, size)
+            logprobs, entropy = token_logprobs(
+                hidden, head, tokens.flatten()[at], self.temperature, entropy_gradient=entropy_gradient
             )
+            values = self.critic(tokens, at - 1, hidden) if self.critic is not None and model is self.model else None
+            return Forward(logprobs, entropy, values)
 
-    def _tokens(
-        self, rows: Sequence[Row], logprobs: torch.Tensor, entropy: torch.Tensor, batch: Batch, progress: float
-    ) -> Tokens:
-        def together(values: Sequence[np.ndarray], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.from_numpy(np.concatenate(values)).to(logprobs.device, dtype)
+    def _tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
+        def together(values: Sequence[np.ndarray | None], dtype: torch.dtype = torch.float32) -> torch.Tensor | None:
+            known = [array for array in values if array is not None]
+            if len(known) < len(values):
+                return None
+            return torch.from_numpy(np.concatenate(known)).to(found.logprobs.device, dtype)
 
-        def repeated(values: Sequence[float]) -> torch.Tensor:
-            return together([np.repeat(values, [len(row.trained) for row in rows])])
+        def of_all(values: Sequence[np.ndarray], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.from_numpy(np.concatenate(values)).to(found.logprobs.device, dtype)
+
+        def numbered(numbers: Sequence[int]) -> torch.Tensor:
+            """Which of the different numbers each token's row has, counted from 0 as they come."""
+            places = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
+            counts = [len(row.trained) for row in rows]
+            return of_all([np.repeat([places[number] for number in numbers], counts)], torch.int64)
 
         return Tokens(
-            logprobs=logprobs,
-            sampler=together([row.sampler for row in rows]),
-            old=together([row.old for row in rows]),
-            reference=together([row.reference for row in rows]) if self.method.needs_reference else None,  # type: ignore[misc]
-            entropy=entropy,
-            advantages=repeated([row.advantage for row in rows]),
-            lengths=repeated([row.length for row in rows]),
-            turn_position=together([row.turn_position for row in rows], torch.int64),
+            logprobs=found.logprobs,
+            sampler=of_all([row.sampler for row in rows]),
+            old=of_all([row.old for row in rows]),
+            reference=together([row.reference for row in rows]),
+            entropy=found.entropy,
+            advantages=of_all([row.advantages for row in rows]),
+            lengths=of_all([np.repeat(row.length, len(row.trained)) for row in rows]),
+            turn_position=of_all([row.turn_position for row in rows], torch.int64),
+            trajectory=numbered([row.trajectory for row in rows]),
+            group=numbered([row.group for row in rows]),
             batch_tokens=batch.tokens,
             batch_trajectories=batch.trajectories,
             progress=progress,
+            values=found.values,
+            old_values=together([row.values for row in rows]),
+            returns=together([row.returns for row in rows]),
         )
+
+    def _add_figures(self, sums: dict[str, float], tokens: Tokens) -> None:
+        """Adds up what is reported about tokens; nothing here reaches the loss."""
+        with torch.no_grad():
+            per_token = {"entropy": tokens.entropy, **self.method.figures(tokens)}
+            if self.source not in ("demonstrations", "pairs"):
+                per_token["ratio"] = (tokens.logprobs - tokens.old).exp()
+            if tokens.reference is not None:
+                per_token["kl"] = kl_estimate("k3", tokens.logprobs, tokens.reference, tokens.old)
+            sums["tokens"] += len(tokens.logprobs)
+            for name, values in per_token.items():
+                sums[name] += float(values.sum())
 
     def _compared(self, rows: Sequence[Row], tokens: Tokens, version: int) -> tuple[np.ndarray, ...]:
         """What :func:`grpo_agents.learner.mismatch.compare` takes, of some rows; without dropout where it can."""
@@ -220,12 +280,13 @@ class Learner:
     def _check_head(self) -> None:
         """Compares the chunked log-probabilities with the model's own forward pass on a few tokens."""
         ids = np.arange(8) % int(self.model.config.get_text_config().vocab_size)
-        probe = Row(ids, np.arange(1, 8), np.zeros(7), np.zeros(7), None, np.zeros(7), np.zeros(7), 0.0, 7)
+        none = np.zeros(7)
+        probe = Row(ids, np.arange(1, 8), none, none, None, none, none, none, none, 7, 0, 0)
         with torch.no_grad(), computing_in("float32", self.model.device):
             was_training = self.model.training
             self.model.eval()
             dtype, self.dtype = self.dtype, "float32"
-            ours, _ = self._forward(self.model, [probe])
+            ours = self._forward(self.model, [probe]).logprobs
             self.dtype = dtype
             tokens = torch.from_numpy(ids)[None].to(self.model.device)
             logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float() / self.temperature
@@ -237,26 +298,6 @@ class Learner:
                 f"{type(self.model).__name__} is not supported: its logits are not its output layer applied to its "
                 f"last hidden state (log-probabilities differ by {off:.3g})"
             )
-
-
-def _decoder_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
-    """The transformer below the output layer, and that layer."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    return base.get_decoder(), base.get_output_embeddings()
-
-
-def _add_figures(sums: dict[str, float], tokens: Tokens, method: Method) -> None:
-    """Adds up what is reported about tokens; nothing here reaches the loss."""
-    with torch.no_grad():
-        per_token = {"entropy": tokens.entropy, **method.figures(tokens)}
-        if method.source == "policy":
-            per_token["ratio"] = (tokens.logprobs - tokens.old).exp()
-        if tokens.reference is not None:
-            difference = tokens.reference - tokens.logprobs
-            per_token["kl"] = difference.exp() - difference - 1  # k3
-        sums["tokens"] += len(tokens.logprobs)
-        for name, values in per_token.items():
-            sums[name] += float(values.sum())
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:

@@ -135,3 +135,9 @@ def restore_policy(model: PreTrainedModel, folder: Path) -> None:
     differ += result.unexpected_keys
     if differ:
         raise ValueError(f"{folder}: its weights are of another model ({differ[0]!r} differs)")
+
+
+def decoder_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
+    """The transformer below the output layer, and that layer."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    return base.get_decoder(), base.get_output_embeddings()

@@ -26,7 +26,7 @@ class Optimizer:
         self.named = dict(named)
         matrices, others, vectors = [], [], []
         for name, parameter in self.named.items():
-            inside = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+            inside = parameter.ndim == 2 and "embed" not in name and "head" not in name
             (vectors if parameter.ndim < 2 else matrices if inside else others).append(parameter)
         self._parts: list[torch.optim.Optimizer] = []
         if config.name == "muon" and matrices:

@@ -10,23 +10,29 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from grpo_agents.methods.method import Method, Tokens, coefficients
+from grpo_agents.methods.method import Episode, Method, Tokens, coefficients
 from grpo_agents.section import problems
 from grpo_agents.tasks import load_object
 
-__all__ = ["Method", "Tokens", "available", "coefficients", "make_method"]
+__all__ = ["Episode", "Method", "Tokens", "available", "coefficients", "make_method"]
 
 
 def available() -> dict[str, type[Method]]:
     """Every method in this folder, by name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return {cls.name: cls for cls in Method.__subclasses__() if cls.__module__.startswith(__name__)}
+    return {cls.name: cls for cls in _all_of(Method) if cls.__module__.startswith(__name__)}
+
+
+def _all_of(method: type[Method]) -> Iterator[type[Method]]:
+    for cls in method.__subclasses__():
+        yield cls
+        yield from _all_of(cls)
 
 
 def make_method(settings: Mapping[str, Any]) -> Method:

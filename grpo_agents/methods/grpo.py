@@ -1,44 +1,88 @@
-"""Group relative policy optimisation (DeepSeekMath, arXiv 2402.03300) with the settings of its close relatives."""
+"""Group relative policy optimisation (DeepSeekMath, arXiv 2402.03300); its relatives are the files beside it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from grpo_agents.methods.importance import truncated
-from grpo_agents.methods.method import Method, Tokens
+from grpo_agents.advantage import Scores
+from grpo_agents.methods import importance
+from grpo_agents.methods.baselines import centred, whitened
+from grpo_agents.methods.method import Episode, Method, Tokens
+from grpo_agents.methods.surrogate import Aggregation, Kl, aggregate, clipped, kl_estimate
 
 if TYPE_CHECKING:
     import torch
 
 
 class Grpo(Method):
-    """The clipped surrogate with asymmetric ε, a KL term in the loss, and an entropy bonus.
+    """The clipped surrogate with asymmetric ε, a KL term in the loss or in the reward, and an entropy bonus.
 
-    Per token: −w min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â) + β KL − bonus · H, with ρ = π/π_old, and w = 1 or, with
-    ``tis``, min(π_old/π_sampler, tis); summed as ``aggregation`` says.
+    Per token: −w min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â) + β KL − bonus · H, with ρ = π/π_old, and w = 1 or what
+    ``tis`` or ``mis`` make of π_old/π_sampler; summed as ``aggregation`` says. Â is R − mean R over the group, divided
+    as ``scale`` says; with process supervision the sum of the normalised rewards of this turn and all later ones.
     """
 
     name: ClassVar[str] = "grpo"
 
+    scale: Literal["group", "batch", "none"] = Field(
+        default="group",
+        description="What R − mean R is divided by: the group's standard deviation, the batch's, or nothing.",
+    )
+    supervision: Literal["outcome", "process"] = Field(
+        default="outcome",
+        description="outcome: one reward for the whole episode; process: the rewards of single turns, normalised over "
+        "all turns of the group, each turn getting the sum of its own and all later ones.",
+    )
+    resample: int = Field(
+        default=0,
+        ge=0,
+        description="Up to so many times, groups whose returns are all equal give way to newly sampled ones "
+        "(DAPO's dynamic sampling).",
+    )
     clip_low: float = Field(default=0.2, ge=0, lt=1, description="ε below: ρ is clipped at 1 − clip_low.")
     clip_high: float = Field(default=0.2, ge=0, description="ε above: ρ is clipped at 1 + clip_high (DAPO: 0.28).")
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="Largest ρ that a negative advantage counts (3 is usual, ToolOrchestra: 10)."
+    )
     tis: float | None = Field(
         default=None,
         gt=0,
         description="Weigh each token by π_old/π_sampler, at most this (2.0 is usual): truncated importance sampling, "
         "for an engine whose policy differs from the learner's. Needs learner.old_logprobs = 'recompute'.",
     )
+    mis: float | None = Field(
+        default=None, gt=0, description="As tis, but what is above (or below importance_low) has no gradient at all."
+    )
+    importance_low: float = Field(default=0.0, ge=0, description="The lower bound of tis or mis.")
+    importance_level: importance.Level = Field(
+        default="token", description="Whether tis or mis weigh single tokens or whole trajectories."
+    )
+    off_policy_mask: float | None = Field(
+        default=None,
+        ge=0,
+        description="Drop trajectories with Â < 0 whose mean of log π_sampler/π is above this (DeepSeek-V3.2).",
+    )
     kl_weight: float = Field(
         default=0.0, ge=0, description="β of the KL term against the reference policy; 0 needs no reference."
     )
-    kl: Literal["k3", "unbiased"] = Field(
+    kl: Kl = Field(
         default="k3",
-        description="k3 = π_ref/π − log(π_ref/π) − 1; unbiased = ρ·k3 with the gradient through ρ (DeepSeek-V3.2).",
+        description="The estimator: k1 = log(π/π_ref), k2 = ½ log²(π/π_ref), k3 = π_ref/π − log(π_ref/π) − 1, "
+        "unbiased = ρ·k3 with the gradient through ρ (DeepSeek-V3.2).",
     )
-    aggregation: Literal["token", "sequence", "constant"] = Field(
+    kl_in: Literal["loss", "reward"] = Field(
+        default="loss",
+        description="reward: Â of each token is less β times the KL of itself and all later ones, so that earlier "
+        "tokens answer for it.",
+    )
+    reference_every: int | None = Field(
+        default=None, ge=1, description="The policy becomes the reference every so many steps (iterative GRPO)."
+    )
+    aggregation: Aggregation = Field(
         default="sequence",
         description="token: Σ/Σ|o| (DAPO); sequence: mean over trajectories of Σ/|o| (GRPO); "
         "constant: Σ/(trajectories · max_length) (Dr. GRPO). All over the global batch.",
@@ -53,10 +97,29 @@ class Grpo(Method):
     )
 
     @model_validator(mode="after")
-    def _complete(self) -> Grpo:
+    def _fits_together(self) -> Grpo:
         if (self.aggregation == "constant") != (self.max_length is not None):
             raise ValueError("aggregation = 'constant' and max_length go together: set both or neither")
+        if self.tis is not None and self.mis is not None:
+            raise ValueError("tis and mis exclude each other: cut weights, or drop what they are too large for")
+        if self.kl_weight and self.kl_in == "loss" and self.kl == "k1":
+            raise ValueError(
+                "kl = 'k1' in the loss has no gradient in expectation, as E[∇ log π] = 0: set kl_in = 'reward', or "
+                "another estimator"
+            )
+        if self.kl_in == "reward" and self.kl == "unbiased":
+            raise ValueError("kl = 'unbiased' is a gradient's estimator, for the loss: in the reward use 'k1'")
+        if self.reference_every is not None and not self.kl_weight:
+            raise ValueError("reference_every moves a reference that nothing reads: set kl_weight, too")
         return self
+
+    # What it asks for
+
+    @property
+    def unit(self) -> Literal["token", "trajectory", "group"]:
+        """Trajectories where something is decided for a whole one."""
+        corrected = self.corrects_sampler and self.importance_level == "sequence"
+        return "trajectory" if corrected or self.off_policy_mask is not None else "token"
 
     @property
     def needs_reference(self) -> bool:
@@ -64,9 +127,19 @@ class Grpo(Method):
         return self.kl_weight > 0
 
     @property
+    def most_resamples(self) -> int:
+        """``resample``."""
+        return self.resample
+
+    @property
+    def reference_period(self) -> int | None:
+        """``reference_every``."""
+        return self.reference_every
+
+    @property
     def corrects_sampler(self) -> bool:
-        """True with ``tis``."""
-        return self.tis is not None
+        """True with ``tis`` or ``mis``."""
+        return self.tis is not None or self.mis is not None
 
     def entropy_weight(self, progress: float) -> float:
         """The bonus at this point of the run."""
@@ -74,45 +147,92 @@ class Grpo(Method):
             return self.entropy_bonus
         return self.entropy_bonus * max(0.0, 1 - progress / self.entropy_until)
 
+    # From rewards to advantages
+
+    def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
+        """R − mean R, divided as ``scale`` says; 0 with process supervision, where turns have their own."""
+        if self.supervision == "process":
+            return [np.zeros(len(group.returns)) for group in groups]
+        found = [centred(group.returns, divide_by_std=self.scale == "group") for group in groups]
+        return whitened(found, centre=False) if self.scale == "batch" else found
+
+    def turn_advantages(self, groups: Sequence[Scores]) -> list[list[np.ndarray]] | None:
+        """With process supervision: of every turn, its normalised reward and those of all later turns."""
+        if self.supervision == "outcome":
+            return None
+        rewards = [np.concatenate(group.turns) if group.turns else np.zeros(0) for group in groups]
+        normal = [centred(values, divide_by_std=self.scale == "group") for values in rewards]
+        if self.scale == "batch":
+            normal = whitened(normal, centre=False)
+        return [
+            [np.cumsum(turns[::-1])[::-1] for turns in np.split(values, np.cumsum([len(t) for t in group.turns])[:-1])]
+            for values, group in zip(normal, groups, strict=True)
+        ]
+
+    def credit(self, episodes: Sequence[Episode]) -> None:
+        """With ``kl_in = "reward"``: Â_t − β Σ_{s ≥ t} KL_s."""
+        if self.kl_weight and self.kl_in == "reward":
+            for episode in episodes:
+                episode.advantages = episode.advantages - np.cumsum(self.kl_reward(episode)[::-1])[::-1]
+
+    def kl_reward(self, episode: Episode) -> np.ndarray:
+        """β times the KL of each token, which the reward is less by, (tokens,)."""
+        import torch
+
+        assert episode.reference is not None
+        old, reference = torch.from_numpy(episode.old).double(), torch.from_numpy(episode.reference).double()
+        return self.kl_weight * kl_estimate(self.kl, old, reference, old).numpy()
+
+    # The objective
+
     def loss(self, tokens: Tokens) -> torch.Tensor:
         """The loss of these tokens as their share of the global batch's."""
-        ratio = (tokens.logprobs - tokens.old).exp()  # (tokens,)
-        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        per_token = -(ratio * tokens.advantages).minimum(clipped * tokens.advantages)
-        if self.tis is not None:
-            per_token = per_token * truncated(tokens.old, tokens.sampler, self.tis)
-        if self.kl_weight:
+        per_token = -self.surrogate(tokens)  # (tokens,)
+        if self.corrects_sampler:
+            per_token = per_token * self.sampler_weights(tokens)
+        if self.off_policy_mask is not None:
+            per_token = per_token * importance.on_policy_mask(tokens, self.off_policy_mask)
+        if self.kl_weight and self.kl_in == "loss":
             assert tokens.reference is not None
-            per_token = per_token + self.kl_weight * self._kl(tokens, ratio)
+            per_token = per_token + self.kl_weight * kl_estimate(self.kl, tokens.logprobs, tokens.reference, tokens.old)
         bonus = self.entropy_weight(tokens.progress)
         if bonus:
             entropy = tokens.entropy
             if self.entropy_tokens is not None:
                 entropy = entropy * (tokens.turn_position < self.entropy_tokens)
             per_token = per_token - bonus * entropy
-        return self._aggregate(per_token, tokens)
+        return aggregate(per_token, tokens, self.aggregation, self.max_length)
+
+    def surrogate(self, tokens: Tokens) -> torch.Tensor:
+        """What is maximised at each token, before weights, KL and entropy, (tokens,)."""
+        ratio = (tokens.logprobs - tokens.old).exp()
+        return clipped(ratio, tokens.advantages, self.clip_low, self.clip_high, self.dual_clip)
+
+    def sampler_weights(self, tokens: Tokens) -> torch.Tensor:
+        """The weight of each token against a sampler that is not π_old, (tokens,)."""
+        weights = importance.weights(tokens, self.importance_level)
+        if self.tis is not None:
+            return importance.truncated(weights, self.importance_low, self.tis)
+        assert self.mis is not None
+        return importance.masked(weights, self.importance_low, self.mis)
 
     def figures(self, tokens: Tokens) -> dict[str, torch.Tensor]:
         """``clipped``: 1 where the clip takes the gradient away. With ``tis``, its weight, and 1 where that is cut."""
+        figures = {"clipped": self.is_clipped(tokens).float()}
+        if self.corrects_sampler:
+            name = "tis" if self.tis is not None else "mis"
+            weights = self.sampler_weights(tokens)
+            figures[f"{name}/weight"] = weights
+            figures[f"{name}/cut"] = (weights != importance.weights(tokens, self.importance_level)).float()
+        if self.off_policy_mask is not None:
+            figures["off_policy"] = 1 - importance.on_policy_mask(tokens, self.off_policy_mask)
+        return figures
+
+    def is_clipped(self, tokens: Tokens) -> torch.Tensor:
+        """Where the clip takes the gradient away, (tokens,)."""
         ratio = (tokens.logprobs - tokens.old).exp()
         above = (tokens.advantages > 0) & (ratio > 1 + self.clip_high)
         below = (tokens.advantages < 0) & (ratio < 1 - self.clip_low)
-        figures = {"clipped": (above | below).float()}
-        if self.tis is not None:
-            figures["tis/weight"] = truncated(tokens.old, tokens.sampler, self.tis)
-            figures["tis/cut"] = (tokens.old - tokens.sampler > math.log(self.tis)).float()
-        return figures
-
-    def _kl(self, tokens: Tokens, ratio: torch.Tensor) -> torch.Tensor:
-        assert tokens.reference is not None
-        log_ratio = tokens.reference - tokens.logprobs
-        k3 = log_ratio.exp() - log_ratio - 1
-        return ratio * k3 if self.kl == "unbiased" else k3
-
-    def _aggregate(self, per_token: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        if self.aggregation == "token":
-            return per_token.sum() / tokens.batch_tokens
-        if self.aggregation == "sequence":
-            return (per_token / tokens.lengths).sum() / tokens.batch_trajectories
-        assert self.max_length is not None
-        return per_token.sum() / (tokens.batch_trajectories * self.max_length)
+        if self.dual_clip is not None:
+            below = below | ((tokens.advantages < 0) & (ratio > self.dual_clip))
+        return above | below

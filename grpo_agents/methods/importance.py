@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from grpo_agents.methods.surrogate import sum_by_unit
 
 if TYPE_CHECKING:
     import torch
 
+    from grpo_agents.methods.method import Tokens
 
-def truncated(old: torch.Tensor, sampler: torch.Tensor, cap: float) -> torch.Tensor:
-    """min(π_old/π_sampler, cap) of each token, without a gradient: truncated importance sampling.
+Level = Literal["token", "sequence"]
 
-    Unbiased where nothing is cut; the cap trades bias for a bounded variance (Yao et al. 2025, "Your efficient RL
-    framework secretly brings you off-policy RL training").
 
-    Args:
-        old: log π_old, computed by the learner at the start of the batch, (tokens,).
-        sampler: log π under the distribution that the engine sampled from, (tokens,).
-        cap: The largest weight.
+def weights(tokens: Tokens, level: Level) -> torch.Tensor:
+    """Weights w = π_old/π_sampler of each token or, at level ``sequence``, of its whole trajectory; without gradient.
 
     Returns:
-        The weights, (tokens,).
+        (tokens,).
     """
-    return (old - sampler).detach().exp().clamp_max(cap)  # (tokens,)
+    log_weights = (tokens.old - tokens.sampler).detach()  # (tokens,)
+    if level == "sequence":
+        log_weights = sum_by_unit(log_weights, tokens.trajectory)[tokens.trajectory]
+    return log_weights.exp()
+
+
+def truncated(weights: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """clip(w, low, high): truncated importance sampling (TIS).
+
+    Unbiased where nothing is cut; the bounds trade bias for a bounded variance (Yao et al. 2025, "Your efficient RL
+    framework secretly brings you off-policy RL training").
+    """
+    return weights.clamp(low, high)
+
+
+def masked(weights: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """The weights w · 1[low ≤ w ≤ high]: masked importance sampling (MIS); what is too far off has no gradient."""
+    return weights.where((weights >= low) & (weights <= high), 0.0)
+
+
+def on_policy_mask(tokens: Tokens, largest: float) -> torch.Tensor:
+    """0 on trajectories with Â < 0 that the sampler liked much better than π does, 1 elsewhere (DeepSeek-V3.2).
+
+    Dropped where (1/|o|) Σ log(π_sampler/π) > ``largest``.
+
+    Returns:
+        (tokens,).
+    """
+    drift = (tokens.sampler - tokens.logprobs.detach()) / tokens.lengths
+    mean = sum_by_unit(drift, tokens.trajectory)[tokens.trajectory]  # (tokens,)
+    return ((tokens.advantages >= 0) | (mean <= largest)).to(mean.dtype)

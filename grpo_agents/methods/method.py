@@ -1,15 +1,24 @@
-"""What a method is: a data source, and a loss over per-token log-probabilities."""
+"""What a method is: a data source, what its rewards come to, and a loss over per-token log-probabilities."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+from pydantic import model_validator
+
+from grpo_agents.advantage import Scores
+from grpo_agents.methods.baselines import centred
 from grpo_agents.section import Section
 
 if TYPE_CHECKING:
     import torch
+
+SourceKind = Literal["policy", "frozen", "stored", "pairs", "demonstrations"]
+"""Where trajectories come from: see :mod:`grpo_agents.sources`."""
 
 
 @dataclass
@@ -26,9 +35,14 @@ class Tokens:
         advantages: Â of each token, (tokens,).
         lengths: |o|, sampled tokens of the token's whole trajectory, (tokens,).
         turn_position: How many trained tokens of the same turn come before it, (tokens,).
+        trajectory: Which of the part's trajectories it is of, counted from 0, (tokens,).
+        group: Which of the part's groups it is of, counted from 0, (tokens,).
         batch_tokens: Trained tokens of the *global* batch.
         batch_trajectories: Trajectories of the *global* batch.
         progress: How far the run is, 0…1.
+        values: What the critic expects before each, with a gradient, (tokens,); None without a critic.
+        old_values: The same at the start of this batch, (tokens,).
+        returns: What it should have expected, (tokens,).
     """
 
     logprobs: torch.Tensor
@@ -39,9 +53,35 @@ class Tokens:
     advantages: torch.Tensor
     lengths: torch.Tensor
     turn_position: torch.Tensor
+    trajectory: torch.Tensor
+    group: torch.Tensor
     batch_tokens: int
     batch_trajectories: int
     progress: float = 0.0
+    values: torch.Tensor | None = None
+    old_values: torch.Tensor | None = None
+    returns: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Episode:
+    """The trained tokens of one trajectory in the order in which they were sampled, before the updates on its batch.
+
+    Attributes:
+        advantages: Â of each as rewards alone give it, (tokens,); what a method makes of it.
+        turn: Which turn each is of, (tokens,).
+        old: log π_old, (tokens,).
+        reference: log π_ref, (tokens,); None without.
+        values: What the critic expects before each, (tokens,); None without.
+        returns: What it should have expected, (tokens,), where a method says so.
+    """
+
+    advantages: np.ndarray
+    turn: np.ndarray
+    old: np.ndarray
+    reference: np.ndarray | None = None
+    values: np.ndarray | None = None
+    returns: np.ndarray | None = None
 
 
 class Method(Section):
@@ -49,11 +89,30 @@ class Method(Section):
 
     Attributes:
         name: What a config calls it.
-        source: What it learns from: ``policy`` (groups sampled from the current policy) or ``demonstrations``.
+        sources: What it can learn from, the usual one first.
+        unused: Settings that it inherits and does not read; setting one is refused.
     """
 
     name: ClassVar[str]
-    source: ClassVar[Literal["policy", "demonstrations"]] = "policy"
+    sources: ClassVar[tuple[SourceKind, ...]] = ("policy", "stored", "frozen")
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> Method:
+        if idle := sorted(self.model_fields_set & set(self.unused)):
+            raise ValueError(f"method {self.name!r} does not use {', '.join(idle)}: leave it out")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting that it reads, as plain JSON."""
+        return self.model_dump(mode="json", exclude=set(self.unused))
+
+    # What it asks for
+
+    @property
+    def unit(self) -> Literal["token", "trajectory", "group"]:
+        """What its loss is a sum over: what is of one such unit is computed together."""
+        return "token"
 
     @property
     def needs_reference(self) -> bool:
@@ -61,9 +120,24 @@ class Method(Section):
         return False
 
     @property
+    def most_resamples(self) -> int:
+        """How often, at most, groups without any spread give way to newly sampled ones."""
+        return 0
+
+    @property
+    def reference_period(self) -> int | None:
+        """Every how many steps the policy becomes the reference; None keeps the first one."""
+        return None
+
+    @property
+    def critic(self) -> Literal["head", "model"] | None:
+        """Whether it reads values, and what of: a head on the policy's hidden states, or a model of its own."""
+        return None
+
+    @property
     def normalises_by_group(self) -> bool:
         """Whether a group of one would carry no gradient."""
-        return self.source == "policy"
+        return "demonstrations" not in self.sources
 
     @property
     def corrects_sampler(self) -> bool:
@@ -79,11 +153,22 @@ class Method(Section):
 
     def gradient_only_from_advantages(self, progress: float) -> bool:
         """Whether a trajectory of advantage 0 has a gradient of exactly 0, and need not be computed."""
-        return self.source == "policy" and not self.needs_reference and self.entropy_weight(progress) == 0
+        return not self.needs_reference and self.critic is None and self.entropy_weight(progress) == 0
 
-    def figures(self, tokens: Tokens) -> dict[str, torch.Tensor]:
-        """What is worth reporting about each token, by name, (tokens,) each; called without gradients."""
-        return {}
+    # From rewards to advantages
+
+    def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
+        """Â of every rollout of a batch of groups, (G,) each; NaN where one takes no part."""
+        return [centred(group.returns, divide_by_std=True) for group in groups]
+
+    def turn_advantages(self, groups: Sequence[Scores]) -> list[list[np.ndarray]] | None:
+        """What is added to Â on the tokens of each turn, None for nothing: of each rollout of each group, (turns,)."""
+        return None
+
+    def credit(self, episodes: Sequence[Episode]) -> None:
+        """Changes Â of single tokens, once π_old, π_ref and values are known; all episodes of a batch at once."""
+
+    # The objective
 
     @abstractmethod
     def loss(self, tokens: Tokens) -> torch.Tensor:
@@ -92,6 +177,10 @@ class Method(Section):
         Returns:
             A scalar.
         """
+
+    def figures(self, tokens: Tokens) -> dict[str, torch.Tensor]:
+        """What is worth reporting about each token, by name, (tokens,) each; called without gradients."""
+        return {}
 
 
 def coefficients(method: Method, tokens: Tokens) -> torch.Tensor:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from grpo_agents.methods.method import Method, Tokens
+from pydantic import Field
+
+from grpo_agents.methods.method import Method, SourceKind, Tokens
+from grpo_agents.methods.surrogate import Aggregation, aggregate
 
 if TYPE_CHECKING:
     import torch
 
 
 class Sft(Method):
-    """Maximises the log-probability of demonstrations, averaged over the tokens of the global batch."""
+    """Maximises Â log π, with Â = 1 on everything that is imitated."""
 
     name: ClassVar[str] = "sft"
-    source: ClassVar[Literal["policy", "demonstrations"]] = "demonstrations"
+    sources: ClassVar[tuple[SourceKind, ...]] = ("demonstrations",)
+
+    aggregation: Aggregation = Field(
+        default="sequence", description="sequence: the mean over dialogues of Σ/|o|; token: Σ/Σ|o|, over the batch."
+    )
 
     def loss(self, tokens: Tokens) -> torch.Tensor:
-        """−Σ log π / (tokens of the batch)."""
-        return -tokens.logprobs.sum() / tokens.batch_tokens
+        """−Â log π, summed as ``aggregation`` says."""
+        return aggregate(-tokens.advantages * tokens.logprobs, tokens, self.aggregation)

@@ -20,7 +20,7 @@ def test_a_row_holds_the_trained_tokens_of_a_sample(rng):
     assert row.ids.tolist() == sample.ids[:10].tolist()  # what comes after the last trained token is not computed
     assert row.sampler.tolist() == sample.logprobs[row.trained].tolist() == row.old.tolist()
     assert row.turn_position.tolist() == [0, 1, 0, 1, 2]
-    assert (row.advantage, row.length, row.reference) == (0.5, 5, None)
+    assert (row.advantages.tolist(), row.length, row.reference) == ([0.5] * 5, 5, None)
     assert (batch.tokens, batch.trajectories) == (5, 1)
 
 
@@ -33,13 +33,15 @@ def test_the_length_is_that_of_the_whole_trajectory_over_its_samples(rng):
     assert (batch.tokens, batch.trajectories) == (7, 2)
 
 
-def test_each_token_knows_the_weights_that_sampled_it(rng):
+def test_each_token_knows_its_turn_and_the_weights_that_sampled_it(rng):
     """Over turns and over samples that forked; an episode may span an update."""
     first, second = sampled(rng, 90, 3, [(2, 2), (3, 1)]), sampled(rng, 90, 5, [(4, 0)])
-    steps = [Step({}, span=(3, 5), version=7), Step({}, span=(7, 10), version=8),
-             Step({}, sample=1, span=(5, 9), version=9)]  # fmt: skip
+    steps = [Step({}, span=(3, 5), version=7), Step({}, span=(7, 10), version=8, advantage=0.5),
+             Step({}, sample=1, span=(5, 9), version=9, advantage=-2.0)]  # fmt: skip
     batch = make_batch([Trajectory(samples=[*first.samples, *second.samples], steps=steps, advantage=1.0)])
     assert [row.version.tolist() for row in batch.rows] == [[7, 7, 8, 8, 8], [9, 9, 9, 9]]
+    assert [row.turn.tolist() for row in batch.rows] == [[0, 0, 1, 1, 1], [2, 2, 2, 2]]
+    assert [row.advantages.tolist() for row in batch.rows] == [[1, 1, 1.5, 1.5, 1.5], [-1, -1, -1, -1]]
 
 
 def test_who_takes_part(rng):

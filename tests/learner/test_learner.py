@@ -17,9 +17,9 @@ from grpo_agents.trajectory import Step
 VOCAB = 97
 
 
-def make_learner(model, method=None, *, temperature=1.0, lr=0.1, optimizer="adamw", steps=10, **settings):
+def make_learner(model, method=None, *, temperature=1.0, lr=0.1, optimizer="adamw", steps=10, source="policy", **settings):
     config = LearnerConfig(optimizer=OptimizerConfig(name=optimizer, lr=lr, clip=100.0), **settings)
-    return Learner(model, config, method or Grpo(), steps=steps, temperature=temperature)
+    return Learner(model, config, method or Grpo(), source=source, steps=steps, temperature=temperature)
 
 
 def ragged(seed=0, count=6, advantages=None):
@@ -74,7 +74,7 @@ def reference_gradient(model, method, trajectories, temperature):
             every = torch.log_softmax(logits[:-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
             said = every[torch.tensor(sample.mask[1:])]
             if isinstance(method, Sft):
-                total = total - said.sum() / count
+                total = total - trajectory.advantage * said.sum() / count
             else:
                 share = trajectory.sampled_tokens * len(trajectories) if method.aggregation == "sequence" else count
                 total = total - trajectory.advantage * (said - said.detach()).exp().sum() / share
@@ -83,7 +83,8 @@ def reference_gradient(model, method, trajectories, temperature):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-@pytest.mark.parametrize("method", [Grpo(), Grpo(aggregation="token"), Sft()], ids=["sequence", "token", "sft"])
+@pytest.mark.parametrize("method", [Grpo(), Grpo(aggregation="token"), Sft(aggregation="token")],
+                         ids=["sequence", "token", "sft"])  # fmt: skip
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_gradient_is_that_of_whole_logits_in_float64(kind, method, temperature):
     model = make_model(kind)
@@ -110,7 +111,7 @@ def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
         if variant == "shuffled":
             mine = [mine[index] for index in np.random.default_rng(1).permutation(len(mine))]
         if variant == "padded":  # a very long row beside them, of which no token is trained with any weight
-            monkeypatch.setattr("grpo_agents.learner.learner.micro_batches", lambda rows, _: ([row] for row in rows))
+            monkeypatch.setattr("grpo_agents.learner.learner.micro_batches", lambda rows, *_: ([row] for row in rows))
         monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", VOCAB * 5 if variant == "chunked" else 1 << 25)
         batch = make_batch(mine)
         learner.prepare(batch)
@@ -241,7 +242,7 @@ def test_dropout_is_no_mismatch_where_the_learner_computes_the_old_log_probabili
 
 
 def test_demonstrations_are_compared_with_nobody():
-    figures = make_learner(make_model(), Sft()).learn(make_batch(ragged()), version=1, progress=0.0)
+    figures = make_learner(make_model(), Sft(), source="demonstrations").learn(make_batch(ragged()), version=1, progress=0.0)
     assert not {name for name in figures if name.startswith(("mismatch", "staleness"))}
 
 
@@ -325,7 +326,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted():
     model = make_model()
     learner = make_learner(model, stop_after_skips=2)
     good, bad = make_batch(ragged()), make_batch(ragged())
-    bad.rows[2].advantage = float("nan")
+    bad.rows[2].advantages[0] = float("nan")
     learner.update(good, 0.0)
     before, state = copy_weights(model), {key: value.clone() for key, value in learner.optimizer.state().items()}
     figures = learner.update(bad, 0.0)

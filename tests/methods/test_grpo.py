@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from grpo_agents.methods import Tokens, coefficients
 from grpo_agents.methods.grpo import Grpo
-from grpo_agents.methods.importance import truncated
+from grpo_agents.methods.importance import truncated, weights
 
 
 def make_tokens(lengths=(3, 1, 5, 2), *, seed=0, spread=1.0, progress=0.0, centred=False):
@@ -32,6 +32,8 @@ def make_tokens(lengths=(3, 1, 5, 2), *, seed=0, spread=1.0, progress=0.0, centr
         advantages=tensor(np.repeat(advantages, lengths)),
         lengths=tensor(np.repeat(lengths, lengths)),
         turn_position=torch.tensor([place for length in lengths for place in range(length)]),
+        trajectory=torch.tensor(np.repeat(np.arange(len(lengths)), lengths)),
+        group=torch.tensor(np.repeat(np.arange(len(lengths)) // 2, lengths)),
         batch_tokens=count,
         batch_trajectories=len(lengths),
         progress=progress,
@@ -113,13 +115,13 @@ def test_truncated_importance_sampling_weighs_the_clipped_surrogate(cap, spread)
 def test_the_weights_of_tis_by_hand():
     old = torch.tensor([0.5, 0.5, 0.2, 0.9, 0.3], dtype=torch.float64).log()
     sampler = torch.tensor([0.5, 0.25, 0.8, 0.001, 0.1], dtype=torch.float64).log()
-    assert truncated(old, sampler, 2.5).tolist() == pytest.approx([1.0, 2.0, 0.25, 2.5, 2.5])
     tokens = replace(make_tokens((5,)), old=old, sampler=sampler)
+    assert truncated(weights(tokens, "token"), 0.0, 2.5).tolist() == pytest.approx([1.0, 2.0, 0.25, 2.5, 2.5])
     figures = Grpo(tis=2.5).figures(tokens)
     assert figures["tis/weight"].tolist() == pytest.approx([1.0, 2.0, 0.25, 2.5, 2.5])
     assert figures["tis/cut"].tolist() == [0, 0, 0, 1, 1]
     assert set(Grpo().figures(tokens)) == {"clipped"}
-    assert truncated(old.requires_grad_(True), sampler, 2.5).requires_grad is False
+    assert weights(replace(tokens, old=old.requires_grad_(True)), "token").requires_grad is False
 
 
 def test_where_engine_and_learner_agree_tis_changes_nothing():
@@ -135,8 +137,8 @@ def test_tis_is_unbiased_where_nothing_is_cut():
     """Σ q · w · ∇ = Σ π_old · ∇ over a whole vocabulary: samples of q count as those of π_old."""
     rng = np.random.default_rng(0)
     old, sampler = (torch.tensor(np.log(rng.dirichlet(np.ones(9)))) for _ in range(2))
-    weights = truncated(old, sampler, 1e9)
-    torch.testing.assert_close(sampler.exp() * weights, old.exp(), rtol=1e-12, atol=0)
+    tokens = replace(make_tokens((9,)), old=old, sampler=sampler)
+    torch.testing.assert_close(sampler.exp() * weights(tokens, "token"), old.exp(), rtol=1e-12, atol=0)
 
 
 def test_the_loss_at_the_start_is_zero_and_its_gradient_is_not():

@@ -36,7 +36,7 @@ def test_an_unknown_setting_names_the_nearest():
 
 def test_every_wrong_setting_is_named():
     with pytest.raises(ValueError, match=r"(?s)method\.clip_low: .*method\.kl: ") as caught:
-        make_method({"name": "grpo", "clip_low": -1, "kl": "k1"})
+        make_method({"name": "grpo", "clip_low": -1, "kl": "k9"})
     assert "Did you mean" not in str(caught.value)
 
 
@@ -63,7 +63,7 @@ def toy(tmp_path):
 def test_a_users_own_method_needs_no_edit_elsewhere(toy):
     method = make_method({"name": toy, "scale": 2.0})
     ones = torch.ones(4)
-    tokens = Tokens(-ones, ones, ones, None, ones, torch.arange(4.0), 4 * ones, ones.long(), 8, 1)
+    tokens = Tokens(-ones, ones, ones, None, ones, torch.arange(4.0), 4 * ones, *[ones.long()] * 3, 8, 1)
     assert coefficients(method, tokens).tolist() == [0.0, 0.25, 0.5, 0.75]
     assert "reinforce" not in available()  # a file of one run is not there for the next
 

@@ -1,0 +1,50 @@
+"""REINFORCE++ (arXiv 2501.03262): advantages whitened over all tokens of the batch, with or without a group's mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from grpo_agents.advantage import Scores
+from grpo_agents.methods.baselines import centred, whitened
+from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.method import Episode
+
+
+class ReinforcePlusPlus(Grpo):
+    """Â = R, less the KL to come where it is in the reward, whitened over the batch's tokens; no group is needed."""
+
+    name: ClassVar[str] = "reinforce_pp"
+    unused: ClassVar[tuple[str, ...]] = ("scale", "supervision")
+
+    @property
+    def normalises_by_group(self) -> bool:
+        """False: a group of one will do."""
+        return False
+
+    def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
+        """R itself."""
+        return [group.returns for group in groups]
+
+    def credit(self, episodes: Sequence[Episode]) -> None:
+        """KL in the reward, then whitening."""
+        super().credit(episodes)
+        for episode, advantages in zip(episodes, whitened([e.advantages for e in episodes]), strict=True):
+            episode.advantages = advantages
+
+
+class ReinforcePlusPlusBaseline(ReinforcePlusPlus):
+    """Â = R − the group's mean, whitened over the batch's tokens."""
+
+    name: ClassVar[str] = "reinforce_pp_baseline"
+
+    @property
+    def normalises_by_group(self) -> bool:
+        """True: the mean is the group's."""
+        return True
+
+    def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
+        """R − mean R."""
+        return [centred(group.returns, divide_by_std=False) for group in groups]
