@@ -33,7 +33,7 @@ demo-table: $(READY) ## rebuild those tables from the results of each run
 
 # On all cores, but those with vLLM, which computes on all of them itself, one after the other.
 test: .venv/.vllm ## run the tests, without the slow ones
-	$(BIN)/python -m pytest -m 'not slow and not vllm' --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not vllm' --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest -m 'not slow and vllm'
 
 test-all: .venv/.vllm ## run all tests
