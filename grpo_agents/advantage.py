@@ -235,6 +235,8 @@ def assign_advantages(
             counted = values_that_count(trajectory.rewards, group.preference, vector, config.gate)
             if counted is not None and not trajectory.masked:
                 kept.append(trajectory)
+        if not kept:
+            continue
         scored = score_group(kept, group.preference, vector, config, maxima)
         if len(kept) < 2 or scored.returns.std(ddof=1) >= config.min_std:
             known.append(kept)

@@ -18,10 +18,15 @@ SMALL = {
     "train.keep": 3,
     "eval.every": 2,
     "eval.tasks": 5,
-    "method.name": "gdpo",  # without a gate: so small a model is hardly ever right
+    "advantage": "{}",  # without a gate: so small a model is hardly ever right
+    "method.name": "gdpo",
     "rollout.group_size": 3,
 }
-SFT = {"source.path": f"{DEMO / 'demonstrations.py'}:demonstrate", "learner.optimizer.warmup": 1}
+SFT = {
+    "method.name": "sft",
+    "source.path": f"{DEMO / 'demonstrations.py'}:demonstrate",
+    "learner.optimizer.warmup": 1,
+}
 
 
 def grpo(run, warm, **settings):

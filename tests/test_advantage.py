@@ -311,7 +311,7 @@ def test_groups_of_little_spread_are_filtered():
     narrow, wide = [0.5, 0.5, 0.6], [0.3, 0.5, 0.7]
     assert np.std(narrow, ddof=1) < 0.1 < np.std(wide, ddof=1)
     (found, figures) = assign([group_of(narrow), group_of(wide, number=1)], min_std=0.1)
-    assert found[0] == [0, 0, 0]
+    assert found[0] == [None, None, None]
     assert found[1] == pytest.approx(z(wide, 1e-6))
     assert figures["groups_tied"] == 0.5
     assert assign([group_of(narrow)])[0][0] != [0, 0, 0]

@@ -234,7 +234,7 @@ def test_gradients_without_end_stop_the_run(warm, tmp_path, monkeypatch):
     """And the weights are those before them."""
     from grpo_agents.methods.grpo import Grpo
 
-    monkeypatch.setattr(Grpo, "_aggregate", lambda self, per_token, tokens: per_token.sum() * float("nan"))
+    monkeypatch.setattr(Grpo, "loss", lambda self, tokens: tokens.logprobs.sum() * float("nan"))
     runner = Trainer(grpo(tmp_path / "run", warm, **{"learner.stop_after_skips": 2}))
     with pytest.raises(FloatingPointError, match="2 updates in a row"):
         runner.train()

@@ -17,7 +17,9 @@ from grpo_agents.trajectory import Step
 VOCAB = 97
 
 
-def make_learner(model, method=None, *, temperature=1.0, lr=0.1, optimizer="adamw", steps=10, source="policy", **settings):
+def make_learner(
+    model, method=None, *, temperature=1.0, lr=0.1, optimizer="adamw", steps=10, source="policy", **settings
+):
     config = LearnerConfig(optimizer=OptimizerConfig(name=optimizer, lr=lr, clip=100.0), **settings)
     return Learner(model, config, method or Grpo(), source=source, steps=steps, temperature=temperature)
 
@@ -144,9 +146,9 @@ def test_rows_without_advantage_may_be_dropped(monkeypatch):
     seen = []
     forward = Learner._forward
 
-    def counting(self, model, rows, **settings):
+    def counting(self, model, rows, *settings):
         seen.append(len(rows))
-        return forward(self, model, rows, **settings)
+        return forward(self, model, rows, *settings)
 
     monkeypatch.setattr(Learner, "_forward", counting)
     dropped = gradients(learner, batch)
@@ -242,7 +244,9 @@ def test_dropout_is_no_mismatch_where_the_learner_computes_the_old_log_probabili
 
 
 def test_demonstrations_are_compared_with_nobody():
-    figures = make_learner(make_model(), Sft(), source="demonstrations").learn(make_batch(ragged()), version=1, progress=0.0)
+    figures = make_learner(make_model(), Sft(), source="demonstrations").learn(
+        make_batch(ragged()), version=1, progress=0.0
+    )
     assert not {name for name in figures if name.startswith(("mismatch", "staleness"))}
 
 
@@ -388,7 +392,7 @@ def test_the_share_of_clipped_tokens():
     for row in batch.rows:
         ratio = np.exp(rng.normal(0, 0.4, len(row.trained)))
         row.old = (row.sampler - np.log(ratio)).astype(np.float32)
-        clipped += (ratio > 1.28 if row.advantage > 0 else ratio < 0.8).tolist()
+        clipped += (ratio > 1.28 if row.advantages[0] > 0 else ratio < 0.8).tolist()
     assert 0.1 < np.mean(clipped) < 0.6
     figures = make_learner(model, Grpo(clip_high=0.28)).update(batch, 0.0)
     assert figures["clipped"] == pytest.approx(np.mean(clipped))
