@@ -328,7 +328,8 @@ class Trainer:
             if self._ahead is not None:  # its weights are gone, and it could not be sampled again
                 store.write(folder / AHEAD_FILE, self._ahead[0], step=done, phase="train", scoring=self.parts.scoring)
 
-        state = {"updates": self.learner.updates, "skips": self.learner.skips}
+        scaler = self.learner.optimizer.scaler.state_dict()
+        state = {"updates": self.learner.updates, "skips": self.learner.skips, "scaler": scaler}
         checkpoint.write(self.folder.checkpoints, done, state, fill, self.config.train.keep)
 
     def _beside_the_policy(self) -> dict[str, torch.nn.Module]:
@@ -355,6 +356,8 @@ class Trainer:
         for file, module in self._beside_the_policy().items():
             module.load_state_dict(load_file(found.folder / file), strict=False)
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
+        if found.state.get("scaler"):
+            self.learner.optimizer.scaler.load_state_dict(found.state["scaler"])
         if self.config.train.overlap and (found.folder / AHEAD_FILE).exists():
             assert isinstance(self.source, PolicySource)
             groups = store.read_groups(found.folder / AHEAD_FILE)

@@ -75,7 +75,7 @@ class CheckConfig(Section):
         bfloat16, logits of 16 and more are 0.125 apart, so that a few such steps at a single token are rounding: what
         is wrong and smaller than that shows in the mean (``mismatch``).
         """
-        return self.tolerance or {"float32": 1e-3, "bfloat16": 0.5}[dtype]
+        return self.tolerance or {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.06}[dtype]
 
 
 class EngineConfig(Section):

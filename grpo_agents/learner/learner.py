@@ -81,7 +81,7 @@ class Learner:
         if self.critic is not None:
             named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
         trained = [(name, value) for name, value in named.items() if value.requires_grad]
-        self.optimizer = Optimizer(trained, config.optimizer, steps)
+        self.optimizer = Optimizer(trained, config.optimizer, steps, dtype)
         self._adapter = hasattr(model, "peft_config")
         self.reference = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
         if method.reference_period is not None and self._adapter:
@@ -165,7 +165,7 @@ class Learner:
         for part in micro_batches(rows, self.config.max_tokens, self.method.unit):
             tokens = self._tokens(part, self._forward(self.model, part, entropy_gradient), batch, progress)
             loss = self.method.loss(tokens)
-            loss.backward()
+            self.optimizer.backward(loss)
             sums["loss"] += loss.item()
             self._add_figures(sums, tokens)
             if version is not None and self.source == "policy":
@@ -175,10 +175,17 @@ class Learner:
             figures |= mismatch.compare(*map(np.concatenate, zip(*compared, strict=True)))
             mismatch.check(figures, self.largest_mismatch)  # before anything is moved by it
         figures["lr"] = self.optimizer.rate(self.updates)
+        scale = self.optimizer.scaler.get_scale()
         figures["grad_norm"] = self.optimizer.step(self.updates) if rows else 0.0
         self.updates += 1
-        self.skips = 0 if np.isfinite(figures["grad_norm"]) else self.skips + 1
-        figures["skipped"] = float(self.skips > 0)
+        finite = bool(np.isfinite(figures["grad_norm"]))
+        figures["skipped"] = float(not finite)
+        if self.optimizer.scaler.is_enabled():
+            figures["loss_scale"] = scale
+        if finite or scale > 1:  # one that overflowed by its scale is tried again with a smaller one
+            self.skips = 0
+        else:
+            self.skips += 1
         if self.skips >= self.config.stop_after_skips:
             raise FloatingPointError(
                 f"{self.skips} updates in a row had a gradient that is not finite. The weights are those before them. "

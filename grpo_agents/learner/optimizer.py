@@ -12,15 +12,23 @@ from grpo_agents.learner.settings import OptimizerConfig
 
 
 class Optimizer:
-    """One or two torch optimisers behind one step, with a stateless schedule.
+    """One or two torch optimisers behind one step, with a stateless schedule and, in float16, a scaled loss.
 
     Args:
         named: The trained parameters by name.
         config: The settings.
         steps: How many steps the schedule spans.
+        dtype: What forward passes compute in. In float16 the loss is scaled, lest small gradients become 0: by less
+            after each update whose gradient overflowed, by more after many that did not.
     """
 
-    def __init__(self, named: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig, steps: int):
+    def __init__(
+        self,
+        named: Iterable[tuple[str, torch.nn.Parameter]],
+        config: OptimizerConfig,
+        steps: int,
+        dtype: str = "float32",
+    ):
         self.config = config
         self.steps = steps
         self.named = dict(named)
@@ -28,6 +36,8 @@ class Optimizer:
         for name, parameter in self.named.items():
             inside = parameter.ndim == 2 and "embed" not in name and "head" not in name
             (vectors if parameter.ndim < 2 else matrices if inside else others).append(parameter)
+        device = next(iter(self.named.values())).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
         self._parts: list[torch.optim.Optimizer] = []
         if config.name == "muon" and matrices:
             self._parts.append(
@@ -38,8 +48,7 @@ class Optimizer:
         plain = {"params": vectors, "weight_decay": 0.0}
         groups = [group for group in (decayed, plain) if group["params"]]
         if groups:
-            fused = next(iter(self.named.values())).device.type == "cuda"
-            self._parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused))
+            self._parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=device == "cuda"))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -52,12 +61,18 @@ class Optimizer:
         left = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         return config.lr * (config.lr_end + (1 - config.lr_end) * left)
 
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradient of a part of the batch's loss, scaled."""
+        self.scaler.scale(loss).backward()
+
     def step(self, step: int) -> float:
         """Clips the gradient and moves the weights, unless the gradient is not finite; forgets it either way.
 
         Returns:
             The gradient's norm before clipping.
         """
+        for part in self._parts:
+            self.scaler.unscale_(part)
         norm = torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip)
         if torch.isfinite(norm):
             rate = self.rate(step)
@@ -67,6 +82,7 @@ class Optimizer:
                 part.step()
         for part in self._parts:
             part.zero_grad(set_to_none=True)
+        self.scaler.update()
         return float(norm)
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -23,9 +23,10 @@ class ModelConfig(Section):
 
     path: str = Field(description="Hub id or folder of the model and its tokenizer.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:0 …; auto takes the GPU where there is one.")
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="What it computes in. Trained weights and optimiser states are float32 in either.",
+        description="What learner and engine compute in. Trained weights and optimiser states are float32 in any; "
+        "float16 scales the loss, and engine and learner differ less in it than in bfloat16 (arXiv 2510.26788).",
     )
     lora: LoraSettings | None = Field(default=None, description="Train adapters instead of all weights.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; all cores where not set.")
