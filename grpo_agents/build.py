@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grpo_agents.engines import TokenEngine
+    from grpo_agents.learner.reward_model import RewardModel
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Parts:
     vector: RewardVector
     preferences: Preferences | None
     maxima: dict[str, float]
+    reward_model: RewardModel | None = None
 
     @property
     def scoring(self) -> Scoring:
@@ -48,7 +50,8 @@ class Parts:
     @property
     def resources(self) -> dict[str, Any]:
         """What reward components may ask for by name."""
-        return {"engine": self.engine, "chat": self.chat}
+        given = {"engine": self.engine, "chat": self.chat}
+        return given if self.reward_model is None else {**given, "reward_model": self.reward_model}
 
     def rollout(self, *, evaluating: bool = False) -> tuple[Rollout, Tasks]:
         """A rollout of the training or the evaluation environment, and its tasks."""
@@ -87,6 +90,7 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
     for weighed in config.preference.choices or [dict.fromkeys(config.preference.simplex or (), 0.0)]:
         vector.check_preference(weighed)
     preferences = make_preferences(config.preference)
+    reward_model = _make_reward_model(config, vector)
     model = load_model(config.model) if learning else None
     if config.engine.backend == "hosted":
         from grpo_agents.engines.hosted import HostedChat, HostedEngine
@@ -98,7 +102,17 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
         engine = _make_engine(config, model, chat, say)
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
-    return Parts(config, model, chat, engine, vector, preferences, dict(env.maxima))
+    return Parts(config, model, chat, engine, vector, preferences, dict(env.maxima), reward_model)
+
+
+def _make_reward_model(config: Config, vector: RewardVector) -> RewardModel | None:
+    if config.reward_model is None:
+        if "reward_model" in vector.names:
+            raise ValueError("rewards.vector names reward_model: say which one, reward_model.path")
+        return None
+    from grpo_agents.learner.reward_model import RewardModel
+
+    return RewardModel(config.reward_model, device=config.model.device, seed=config.seed)
 
 
 def make_chat(config: Config) -> Chat:

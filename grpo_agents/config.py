@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.engines.settings import EngineConfig
-from grpo_agents.learner.settings import LearnerConfig, ModelConfig
+from grpo_agents.learner.settings import LearnerConfig, ModelConfig, RewardModelConfig
 from grpo_agents.methods import Method, available, make_method
 from grpo_agents.methods.method import SourceKind
 from grpo_agents.rollout import RolloutConfig
@@ -54,7 +54,7 @@ class RewardsConfig(Section):
     vector: list[str] | str = Field(
         default=["outcome"],
         description="Components in order: the environment's or built-in names (cost, latency, tool_calls, length, "
-        "format, math_answer) or module:component; or one module:vector or file.py:vector.",
+        "format, math_answer, reward_model) or module:component; or one module:vector or file.py:vector.",
     )
 
     @field_validator("vector")
@@ -136,6 +136,7 @@ class Config(Section):
     chat: ChatConfig = Field(default_factory=ChatConfig, description="How messages become tokens.")
     tasks: TasksConfig = Field(default_factory=TasksConfig, description="Which tasks.")
     rewards: RewardsConfig = Field(default_factory=RewardsConfig, description="What a trajectory is worth.")
+    reward_model: RewardModelConfig | None = Field(default=None, description="A learned reward.")
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig, description="What users weigh.")
     advantage: AdvantageConfig = Field(default_factory=AdvantageConfig, description="How rewards become advantages.")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")

@@ -278,8 +278,7 @@ class PairSource:
             group = Group({}, {}, [])
             for place, (name, advantage) in enumerate((("chosen", 1.0), ("rejected", -1.0))):
                 try:
-                    said = pair[name]
-                    said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
+                    said = continued((), pair[name])
                     trajectory = _written(self.chat, pair["prompt"], said, pair.get("tools") or ())
                 except (KeyError, ValueError) as error:
                     raise ValueError(f"pair {number}, {name}: {type(error).__name__}: {error}") from error
@@ -287,6 +286,11 @@ class PairSource:
                 group.trajectories.append(trajectory)
             groups.append(group)
         return groups, {}
+
+
+def continued(prompt: Sequence[Message], said: str | Sequence[Message]) -> list[Message]:
+    """A prompt and what follows it: messages, or the text of one answer."""
+    return [*prompt, *([{"role": "assistant", "content": said}] if isinstance(said, str) else said)]
 
 
 def _written(

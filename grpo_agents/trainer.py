@@ -32,6 +32,7 @@ from grpo_agents.evaluation import mean_interval, task_key
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import restore_policy, save_policy
+from grpo_agents.learner.reward_model import RewardModel
 from grpo_agents.rollout import Rollout
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.sources import (
@@ -147,7 +148,7 @@ class Trainer:
                     self._store("train", step, groups)
                 self._check_batch(step, groups)
                 with self._engine_meanwhile(step + 1):
-                    figures |= self._learn(groups, step)
+                    figures |= self._learn(groups, step) | self._teach_reward_model(groups, step)
                 figures["seconds/step"] = time.perf_counter() - began
                 self._log(step, figures, board)
                 self.display.step(step, figures)
@@ -162,6 +163,8 @@ class Trainer:
             self._probe_if_due(steps, board)
             self._evaluate_if_due(steps, board)
         save_policy(self.model, self.parts.chat.tokenizer, self.folder.model)
+        if (reward_model := self._moving_reward_model) is not None:
+            reward_model.save_pretrained(self.folder.path / "reward_model")
         return self.folder.path
 
     def _batch(self, step: int) -> tuple[list[Group], Figures]:
@@ -195,6 +198,21 @@ class Trainer:
             if batch.rows:
                 figures = self.learner.learn(batch, version=step, progress=step / self.config.train.steps)
         return figures | {"seconds/learn": time.perf_counter() - began}
+
+    def _teach_reward_model(self, groups: list[Group], step: int) -> Figures:
+        """Notes what the batch says about better and worse, and every so often has the reward model learn from it."""
+        reward_model = self._moving_reward_model
+        if reward_model is None:
+            return {}
+        reward_model.observe(groups)
+        every = reward_model.config.retrain_every
+        return reward_model.learn() if every is not None and (step + 1) % every == 0 else {}
+
+    @property
+    def _moving_reward_model(self) -> RewardModel | None:
+        """The reward model, where it learns while the policy does."""
+        reward_model = self.parts.reward_model
+        return reward_model if reward_model is not None and reward_model.config.retrain_every else None
 
     def _sync_if_due(self, step: int) -> None:
         """Hands the weights to the engine, which wakes, where it is about to sample; nothing is sampled meanwhile."""
@@ -325,6 +343,8 @@ class Trainer:
             save_file(state, folder / OPTIMIZER_FILE)
             for file, module in self._beside_the_policy().items():
                 save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / file)
+            if (reward_model := self._moving_reward_model) is not None:
+                reward_model.save(folder)
             if self._ahead is not None:  # its weights are gone, and it could not be sampled again
                 store.write(folder / AHEAD_FILE, self._ahead[0], step=done, phase="train", scoring=self.parts.scoring)
 
@@ -355,6 +375,8 @@ class Trainer:
         self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
         for file, module in self._beside_the_policy().items():
             module.load_state_dict(load_file(found.folder / file), strict=False)
+        if (reward_model := self._moving_reward_model) is not None:
+            reward_model.load(found.folder)
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
         if found.state.get("scaler"):
             self.learner.optimizer.scaler.load_state_dict(found.state["scaler"])

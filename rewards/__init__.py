@@ -14,11 +14,12 @@ from grpo_agents.rewards.component import Component, RewardVector, component, fr
 from grpo_agents.rewards.cost import cost, latency, length, tool_calls
 from grpo_agents.rewards.format import format
 from grpo_agents.rewards.math_answer import math_answer
+from grpo_agents.rewards.reward_model import learned
 from grpo_agents.tasks import load_object
 
 __all__ = ["BUILT_IN", "Component", "RewardVector", "as_vector", "component", "named"]
 
-BUILT_IN = {entry.name: entry for entry in (cost, latency, tool_calls, length, format, math_answer)}
+BUILT_IN = {entry.name: entry for entry in (cost, latency, tool_calls, length, format, math_answer, learned)}
 """Components that come with the package, by name."""
 
 

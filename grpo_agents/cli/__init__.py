@@ -14,7 +14,7 @@ from grpo_agents.cli.environments import check, envs, play
 from grpo_agents.cli.errors import Commands
 from grpo_agents.cli.evaluation import evaluate_files
 from grpo_agents.cli.starting import keys, new_env, new_reward
-from grpo_agents.cli.training import rollout, train
+from grpo_agents.cli.training import reward_model, rollout, train
 from grpo_agents.cli.verification import verify
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ new = typer.Typer(cls=Group, no_args_is_help=True, help="Write a short starting 
 app.add_typer(new, name="new")
 app.command(cls=Command)(train)
 app.command(cls=Command)(rollout)
+app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer
 app.command(cls=Command)(envs)

@@ -101,6 +101,53 @@ def rollout(
     typer.echo(f"stored in {out}")
 
 
+def reward_model(
+    model: Annotated[str, typer.Option(metavar="PATH", help="A classifier or base model: hub id or folder.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the trained one goes.")],
+    pairs: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Dicts of prompt, chosen and rejected; as tasks.source.")
+    ] = None,
+    trajectories: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Or stored groups: the best of each against its worst.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="The reward component that says which is better.")] = "outcome",
+    epochs: Annotated[int, typer.Option(min=1, help="How often every pair is seen.")] = 1,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-5,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs in a batch.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order, and of a head that is new.")] = 0,
+) -> None:
+    """Train a reward model on pairs; its folder is for `reward_model.path` of a run.
+
+    Example: `grpo-agents reward-model --model Qwen/Qwen3-0.6B --trajectories runs/my/trajectories --out runs/judge`
+    """
+    if (pairs is None) == (trajectories is None):
+        raise ValueError("name pairs, or stored groups to make them of: --pairs or --trajectories")
+    if out.exists():
+        raise FileExistsError(f"{out} exists; remove it, or choose another --out")
+    _hush()
+    from grpo_agents import store
+    from grpo_agents.learner.reward_model import RewardModel, best_and_worst, read_pairs
+    from grpo_agents.learner.settings import RewardModelConfig
+
+    judge = RewardModel(RewardModelConfig(path=model, lr=lr, batch=batch, replay=0.0), seed=seed)
+    if pairs is not None:
+        known = read_pairs(judge, pairs)
+    else:
+        assert trajectories is not None
+        known = judge.encode_pairs(best_and_worst(store.read_groups(trajectories), label))
+        if not known:
+            raise ValueError(f"{trajectories}: no group has trajectories that differ in {label!r}")
+    for epoch in range(epochs):
+        figures = judge.learn(known)
+        typer.echo(
+            f"epoch {epoch + 1}: loss {figures['reward_model/loss']:.3f}, "
+            f"{figures['reward_model/accuracy']:.1%} of {figures['reward_model/pairs']:.0f} pairs in the right order "
+            "before each update"
+        )
+    judge.save_pretrained(out)
+    typer.echo(f'reward_model.path = "{out}"')
+
+
 def _hush() -> None:
     """No bars of transformers between ours."""
     from transformers.utils import logging

@@ -67,3 +67,20 @@ class LearnerConfig(Section):
     stop_after_skips: int = Field(
         default=3, ge=1, description="Stop after so many updates in a row without a finite gradient."
     )
+
+
+class RewardModelConfig(Section):
+    """A trained reward model: the component reward_model, and what it learns from while the policy trains."""
+
+    path: str = Field(description="Hub id or folder of a sequence classifier with one output, or of a base model.")
+    max_tokens: int = Field(default=4096, ge=1, description="Longest conversation it is shown.")
+    batch: int = Field(default=8, ge=1, description="Conversations computed together; pairs in a batch of training.")
+    lr: float = Field(default=1e-5, gt=0, description="Learning rate of its training.")
+    retrain_every: int | None = Field(
+        default=None, ge=1, description="Train it on new pairs every so many steps (iterative GRPO); never if not set."
+    )
+    label: str = Field(
+        default="outcome", description="The reward component by which the best and the worst of a group make a pair."
+    )
+    replay: float = Field(default=0.1, ge=0, lt=1, description="Share of older pairs in its training.")
+    memory: int = Field(default=4096, ge=1, description="How many older pairs are kept.")

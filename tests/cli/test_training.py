@@ -1,12 +1,14 @@
 """Commands that need a model."""
 
 import json
+import re
 import shutil
 
 from shell import CONFIG, refused
 
 from grpo_agents import store, trainer
 from grpo_agents.cli.errors import INTERRUPTED
+from grpo_agents.trajectory import Step, Trajectory
 
 
 def test_train_says_where_to_look(finished):
@@ -84,3 +86,41 @@ def test_greedy_rollouts_are_one_a_task_and_those_of_the_evaluation_other_tasks(
     greedy, held = (store.read(finished[0] / f"{name}.parquet") for name in ("greedy", "held"))
     assert len(greedy) == len(held) == 4
     assert not {entry.task["id"] for entry in greedy} & {entry.task["id"] for entry in held}
+
+
+def test_a_reward_model_is_trained_on_stored_groups_and_on_written_pairs(run, finished, tmp_path):
+    folder, _ = finished
+    everyone = [
+        Trajectory(
+            prompt=({"role": "user", "content": f"{number}+1"},),
+            steps=[Step({"role": "assistant", "content": answer})],
+            rewards={"style": float(index)},
+            group=number,
+            index=index,
+        )
+        for number in range(3)
+        for index, answer in enumerate(("2", "3"))
+    ]
+    store.write("groups.parquet", everyone)
+    told = run("reward-model", "--model", folder / "start", "--trajectories", "groups.parquet", "--label", "style",
+               "--out", "judge", "--epochs", 2)  # fmt: skip
+    *epochs, last = told.stdout.splitlines()
+    assert [line[:8] for line in epochs] == ["epoch 1:", "epoch 2:"]
+    assert all("of 3 pairs" in line for line in epochs)
+    assert last == 'reward_model.path = "judge"'
+    message = refused(
+        run("reward-model", "--model", folder / "start", "--trajectories", "groups.parquet", "--out", "no")
+    )
+    assert "reward_model.label is 'outcome', which is not among the rewards: style" in message
+    pair = {"prompt": [{"role": "user", "content": "1+1"}], "chosen": "2", "rejected": "3"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    told = run("reward-model", "--model", folder / "start", "--pairs", "pairs.jsonl", "--out", "second")
+    assert re.search(r"epoch 1: loss \d\.\d+, .*% of 1 pairs in the right order", told.stdout)
+    assert (tmp_path / "second" / "config.json").exists()
+    assert "second exists" in refused(
+        run("reward-model", "--model", folder / "start", "--pairs", "pairs.jsonl", "--out", "second")
+    )
+    assert "--pairs or --trajectories" in refused(run("reward-model", "--model", folder / "start", "--out", "third"))
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": pair["prompt"], "chosen": "2"}) + "\n")
+    message = refused(run("reward-model", "--model", folder / "start", "--pairs", "pairs.jsonl", "--out", "third"))
+    assert "pair 0 of pairs.jsonl: KeyError: 'rejected'" in message
