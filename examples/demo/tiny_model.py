@@ -91,9 +91,11 @@ def main() -> None:
     """Makes it where the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where it is written")
-    folder = parser.parse_args().folder
+    parser.add_argument("--seed", type=int, default=0, help="of its weights")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     logging.disable_progress_bar()
-    make(folder, seed=0)
+    make(folder, arguments.seed)
     print(f"wrote {folder}. Next: grpo-agents train CONFIG --set model.path={folder}")
 
 

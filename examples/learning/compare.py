@@ -1,0 +1,155 @@
+"""One start, ten methods, the same number of sampled episodes: what each learns, in and out of its domain.
+
+python examples/learning/compare.py                    rebuilds the table from results/*.json
+python examples/learning/compare.py --run 0 1 2 3 4    runs these seeds anew first, all methods or those of --methods
+
+Every seed has a start of its own: the demo's model, which imitates dialogues that choose a tool at random. From there
+each method learns from as many episodes as the others: those that sample as they learn from their own, the offline
+ones from as many that the start sampled. Then each answers the same held-out questions of the training kind, and the
+same questions of a kind that nobody trained on (tasks.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from grpo_agents.build import build
+from grpo_agents.config import Config, load_config
+from grpo_agents.evaluation import mean_interval
+from grpo_agents.learner.batch import make_batch
+from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.model import load_model
+from grpo_agents.sources import pick
+from grpo_agents.trainer import train
+from grpo_agents.trajectory import Trajectory
+
+HERE = Path(__file__).parent
+DEMO = HERE.parent / "demo"
+RESULTS = HERE / "results"
+QUESTIONS = 1000
+
+OFFLINE = ["source.kind=frozen", "source.batches=60"]
+METHODS: dict[str, list[str]] = {
+    "rft": ["method.name=rft", *OFFLINE],
+    "online_rft": ["method.name=online_rft"],
+    "dpo": ["method.name=dpo", *OFFLINE],
+    "ppo": ["method.name=ppo", "method.kl_weight=0.01"],
+    "grpo": ["method.name=grpo", "method.kl_weight=0.01"],
+    "dr_grpo": ["method.name=dr_grpo", "method.max_length=72"],
+    "dapo": ["method.name=dapo", "method.resample=0"],
+    "gspo": ["method.name=gspo"],
+    "rloo": ["method.name=rloo"],
+}
+"""What each method sets beyond base.toml. Resampling is off in DAPO: it would sample more than the others."""
+
+
+def main() -> None:
+    """Runs seeds where asked, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=int, nargs="+", metavar="SEED", default=[], help="seeds to run anew")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="these alone")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    for seed in arguments.run:
+        run_seed(seed, arguments.methods)
+    Console(width=130, emoji=False).print(table(read_results()))
+
+
+def run_seed(seed: int, methods: list[str]) -> None:
+    """The start of a seed and every method from there, each into a file of ``results``."""
+    folder = Path("runs") / "learning" / f"seed-{seed}"
+    start = folder / "sft" / "model"
+    if not start.exists():
+        began = time.perf_counter()
+        maker = [sys.executable, DEMO / "tiny_model.py", folder / "start", "--seed", str(seed)]
+        subprocess.run(maker, check=True)
+        own = [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", f"seed={seed}"]
+        train(load_config(DEMO / "sft.toml", own), overwrite=True)
+        keep("sft", seed, start, start, time.perf_counter() - began)
+    for method in methods:
+        began = time.perf_counter()
+        own = [f"run={folder / method}", f"model.path={start}", f"seed={seed}", *METHODS[method]]
+        model = train(load_config(HERE / "base.toml", own), overwrite=True) / "model"
+        keep(method, seed, model, start, time.perf_counter() - began)
+
+
+def keep(method: str, seed: int, model: Path, start: Path, seconds: float) -> None:
+    """Measures a model and writes what came out."""
+    found: dict[str, Any] = {"method": method, "seed": seed, "seconds": round(seconds, 1)}
+    for name, source in (("in_domain", None), ("out_of_domain", f"{HERE / 'tasks.py'}:out_of_domain")):
+        config = load_config(HERE / "base.toml", [f"model.path={model}", "env.options={split = 'test'}", "seed=1234"])
+        if source:
+            config = load_config(HERE / "base.toml", [f"model.path={model}", f"tasks.source={source}", "seed=1234"])
+        everyone = play(config)
+        interval = mean_interval([trajectory.rewards["outcome"] or 0.0 for trajectory in everyone])
+        found[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+        if source is None:
+            found["kl_per_token"] = kl_from(config, everyone, start)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{method}-{seed}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found))
+
+
+def play(config: Config) -> list[Trajectory]:
+    """One episode of each of the first questions."""
+    parts = build(config)
+    player, tasks = parts.rollout()
+    chosen = [pick(tasks, number, config.seed) for number in range(QUESTIONS)]
+    groups = player.sample(chosen, seed=config.seed, group_size=1)
+    player.close()
+    parts.engine.close()
+    return [trajectory for group in groups for trajectory in group.trajectories]
+
+
+def kl_from(config: Config, trajectories: list[Trajectory], start: Path) -> float:
+    """The mean of log π − log π_start over what π sampled: KL(π‖π_start) a token."""
+    for trajectory in trajectories:
+        trajectory.advantage = 0.0
+    first = load_config(HERE / "base.toml", [f"model.path={start}"])
+    learner = Learner(load_model(first.model), config.learner, config.chosen_method, steps=1)
+    rows = learner.score(make_batch(trajectories).rows)
+    return float(np.concatenate([row.sampler - logprobs for row, logprobs in rows]).mean())
+
+
+def read_results() -> dict[str, list[dict[str, Any]]]:
+    """What was kept, by method, in the order of the paper's table."""
+    found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    return {name: some for name in ("sft", *METHODS) if (some := [run for run in found if run["method"] == name])}
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> Table:
+    """Means over seeds with 95 % intervals."""
+    shown = Table(title="Share of right answers; mean over seeds and 95 % interval")
+    for column in ("method", "in domain", "out of domain", "KL a token from the start", "seconds", "seeds"):
+        shown.add_column(column, justify="left" if column == "method" else "right")
+    for method, some in runs.items():
+        columns = [[run[name]["mean"] for run in some] for name in ("in_domain", "out_of_domain")]
+        columns.append([run["kl_per_token"] for run in some])
+        shown.add_row(
+            method,
+            *(between(values) for values in columns),
+            f"{np.mean([run['seconds'] for run in some]):.0f}",
+            str(len(some)),
+        )
+    return shown
+
+
+def between(values: list[float]) -> str:
+    """Mean and interval over seeds as text."""
+    interval = mean_interval(values)
+    return f"{interval.mean:.3f} ({interval.low:.3f} … {interval.high:.3f})"
+
+
+if __name__ == "__main__":
+    main()
