@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grpo_agents.advantage import AdvantageConfig
+from grpo_agents.curriculum import CurriculumConfig
 from grpo_agents.engines.settings import EngineConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig, RewardModelConfig
 from grpo_agents.methods import Method, available, make_method
@@ -142,6 +143,7 @@ class Config(Section):
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="What samples tokens.")
     source: SourceConfig = Field(default_factory=SourceConfig, description="Where the batches come from.")
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig, description="Which tasks a step takes.")
     method: dict[str, Any] = Field(
         default={"name": "grpo"}, validate_default=True, description="name, and that method's settings."
     )
@@ -184,6 +186,11 @@ class Config(Section):
         if kind not in method.sources:
             raise ValueError(
                 f"source.kind is {kind!r}, and method {method.name!r} learns from {', '.join(method.sources)}"
+            )
+        if self.curriculum.chooses and kind != "policy":
+            raise ValueError(
+                f"curriculum chooses what is sampled while the policy learns, and a run on {kind} samples nothing "
+                "then. Leave curriculum.sampler and curriculum.difficulty out."
             )
         if kind not in ("policy", "frozen"):
             if self.source.path is None:

@@ -14,19 +14,20 @@ import numpy as np
 from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig, assign_advantages, has_spread, utility
 from grpo_agents.chat import Chat
+from grpo_agents.curriculum import Curriculum, Draw
 from grpo_agents.engines import mix
 from grpo_agents.methods import Method
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout
 from grpo_agents.scoring import Scoring
-from grpo_agents.tasks import Tasks
+from grpo_agents.tasks import Tasks, index_of
 from grpo_agents.trajectory import Group, Message, Task, Trajectory
 
 Figures = dict[str, float]
 
 
 class Source(Protocol):
-    """Gives the batch of each step; the same one for the same step, so that nothing about it is state."""
+    """Gives the batch of each step: the same one for the same step, if a curriculum has the same counts."""
 
     def batch(self, step: int) -> tuple[list[Group], Figures]:
         """The groups to learn from, with advantages, and figures about them."""
@@ -43,9 +44,7 @@ def pick(tasks: Tasks, number: int, seed: int) -> Task:
     """
     if tasks.count is None:
         return tasks[number]
-    round_, place = divmod(number, tasks.count)
-    order = np.random.default_rng([seed, round_]).permutation(tasks.count)
-    return tasks[int(order[place])]
+    return tasks[index_of(tasks.count, number, seed)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class PolicySource:
 
     Args:
         rollout: Samples them.
-        tasks: Of what.
+        curriculum: Chooses the tasks.
         weigh: Gives them advantages.
         size: Groups in a batch.
         seed: The run's.
@@ -90,7 +89,7 @@ class PolicySource:
     def __init__(
         self,
         rollout: Rollout,
-        tasks: Tasks,
+        curriculum: Curriculum,
         weigh: Weighing,
         size: int,
         seed: int,
@@ -99,7 +98,7 @@ class PolicySource:
         progress: Callable[[int], None] | None = None,
     ):
         self.rollout = rollout
-        self.tasks = tasks
+        self.curriculum = curriculum
         self.weigh = weigh
         self.size = size
         self.seed = seed
@@ -109,25 +108,25 @@ class PolicySource:
     def batch(self, step: int) -> tuple[list[Group], Figures]:
         """Samples ``size`` groups from the weights that the engine has now."""
         began = time.perf_counter()
-        first = step * self.size * (1 + self.resample)
-        groups, tied = self._sample(range(first, first + self.size), mix(self.seed, 1, step)), []
+        draw = Draw(step)
+        groups, tied = self._sample(draw, self.size, mix(self.seed, 1, step)), []
+        played = list(groups)
         for attempt in range(1, 1 + self.resample):
             tied += [group for group in groups if not self.weigh.has_spread(group)]
             groups = [group for group in groups if self.weigh.has_spread(group)]
             if len(groups) == self.size:
                 break
-            start = first + attempt * self.size
-            groups += self._sample(range(start, start + self.size - len(groups)), mix(self.seed, 1, step, attempt))
+            others = self._sample(draw, self.size - len(groups), mix(self.seed, 1, step, attempt))
+            groups, played = groups + others, played + others
         for number, group in enumerate(groups):
             for trajectory in group.trajectories:
                 trajectory.group = number
         seconds = time.perf_counter() - began
-        figures = self.weigh(groups) | {"seconds/rollout": seconds}
+        figures = self.weigh(groups) | self.curriculum.observe(draw, played) | {"seconds/rollout": seconds}
         return groups, figures | ({"groups_replaced": float(len(tied))} if self.resample else {})
 
-    def _sample(self, numbers: range, seed: int) -> list[Group]:
-        tasks = [pick(self.tasks, number, self.seed) for number in numbers]
-        return self.rollout.sample(tasks, seed=seed, progress=self.progress)
+    def _sample(self, draw: Draw, count: int, seed: int) -> list[Group]:
+        return self.rollout.sample(self.curriculum.take(draw, count), seed=seed, progress=self.progress)
 
 
 class StoredSource:

@@ -91,6 +91,12 @@ def as_tasks(source: Any, *, seed: int = 0) -> Tasks:
     raise TypeError(f"tasks must be a list, a generator function or a task source, not {type(source).__name__}")
 
 
+def index_of(count: int, number: int, seed: int) -> int:
+    """Which of ``count`` tasks comes up ``number``-th, each round going through all in a new random order."""
+    round_, place = divmod(number, count)
+    return int(np.random.default_rng([seed, round_]).permutation(count)[place])
+
+
 def load_tasks(
     source: str,
     *,

@@ -1,8 +1,8 @@
 """The loop: sample, learn, sync, evaluate, save. Read :meth:`Trainer.train` from top to bottom.
 
-Nothing but the weights, the optimiser and, with ``train.overlap``, the batch that was sampled ahead is state: tasks,
-preferences and draws follow from the seed and the step, so a run that was killed goes on from its last checkpoint as
-if nothing had happened.
+Nothing but the weights, the optimiser, the counts of a curriculum and, with ``train.overlap``, the batch that was
+sampled ahead is state: tasks, preferences and draws follow from the seed and the step, so a run that was killed goes on
+from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
@@ -25,6 +26,7 @@ from grpo_agents.advantage import utility
 from grpo_agents.background import in_background
 from grpo_agents.build import Parts, build
 from grpo_agents.config import Config, load_config
+from grpo_agents.curriculum import make_curriculum
 from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
 from grpo_agents.engines.weights import Weights
@@ -52,6 +54,7 @@ from grpo_agents.trajectory import Group, Task, Trajectory
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 AHEAD_FILE = "ahead.parquet"
+CURRICULUM_FILE = "curriculum.npy"
 CRITIC_FILE = "critic.safetensors"
 REFERENCE_FILE = "reference.safetensors"
 
@@ -347,9 +350,13 @@ class Trainer:
                 reward_model.save(folder)
             if self._ahead is not None:  # its weights are gone, and it could not be sampled again
                 store.write(folder / AHEAD_FILE, self._ahead[0], step=done, phase="train", scoring=self.parts.scoring)
+            if isinstance(self.source, PolicySource) and (counts := self.source.curriculum.state) is not None:
+                np.save(folder / CURRICULUM_FILE, counts)
 
         scaler = self.learner.optimizer.scaler.state_dict()
-        state = {"updates": self.learner.updates, "skips": self.learner.skips, "scaler": scaler}
+        state: dict[str, Any] = {"updates": self.learner.updates, "skips": self.learner.skips, "scaler": scaler}
+        if self._ahead is not None:
+            state["ahead"] = self._ahead[1]
         checkpoint.write(self.folder.checkpoints, done, state, fill, self.config.train.keep)
 
     def _beside_the_policy(self) -> dict[str, torch.nn.Module]:
@@ -383,7 +390,12 @@ class Trainer:
         if self.config.train.overlap and (found.folder / AHEAD_FILE).exists():
             assert isinstance(self.source, PolicySource)
             groups = store.read_groups(found.folder / AHEAD_FILE)
-            self._ahead = groups, self.source.weigh(groups)
+            self._ahead = groups, self.source.weigh(groups) | found.state.get("ahead", {})
+        if isinstance(self.source, PolicySource) and self.source.curriculum.state is not None:
+            if (counts := found.folder / CURRICULUM_FILE).exists():
+                self.source.curriculum.restore(np.load(counts))
+            else:
+                self.display.say(f"{found.folder} has no {CURRICULUM_FILE}: nothing is known of pass rates yet")
         self.display.say(f"going on from {found.folder}, after {found.step} steps")
         return found.step
 
@@ -400,7 +412,17 @@ class Trainer:
             return StoredSource(str(path), weigh, size, seed, rescore=score if config.source.rescore else None)
         rollout, tasks = self.parts.rollout()
         resample = self.method.most_resamples
-        policy = PolicySource(rollout, tasks, weigh, size, seed, resample=resample, progress=self.display.episodes)
+        curriculum = make_curriculum(
+            config.curriculum,
+            tasks,
+            self.parts.vector,
+            gate=config.advantage.gate,
+            seed=seed,
+            size=size,
+            resample=resample,
+            steps=config.train.steps,
+        )
+        policy = PolicySource(rollout, curriculum, weigh, size, seed, resample=resample, progress=self.display.episodes)
         if self.kind == "policy":
             return policy
         return FrozenSource(policy, config.source.batches, self.folder.trajectories, self.parts.scoring)
