@@ -218,7 +218,8 @@ def assign_advantages(
         method: What becomes of returns.
 
     Returns:
-        Figures: ``groups_tied`` (share in which nothing is better than anything else), ``left_out`` (trajectories that take no part).
+        Figures: ``groups_tied`` (share in which nothing is better than anything else), ``left_out`` (trajectories that
+        take no part).
 
     Raises:
         ValueError: The gate is no component of the vector, or not between 0 and 1.
@@ -321,5 +322,6 @@ def has_spread(group: Group, vector: RewardVector, config: AdvantageConfig, maxi
         trajectory
         for trajectory in group.trajectories
         if values_that_count(trajectory.rewards, group.preference, vector, config.gate) is not None
+        and not trajectory.masked
     ]
     return bool(known) and not equal(score_group(known, group.preference, vector, config, maxima).returns)
