@@ -322,5 +322,6 @@ def has_spread(group: Group, vector: RewardVector, config: AdvantageConfig, maxi
         trajectory
         for trajectory in group.trajectories
         if values_that_count(trajectory.rewards, group.preference, vector, config.gate) is not None
+        and not trajectory.masked
     ]
     return bool(known) and not equal(score_group(known, group.preference, vector, config, maxima).returns)

@@ -92,7 +92,7 @@ class SourceConfig(Section):
     path: str | None = Field(
         default=None,
         description="stored: a file or folder of trajectories. demonstrations, pairs: as tasks.source; each a dict "
-        "with messages, or with prompt, chosen and rejected; and tools, where it has them.",
+        "with messages, or with prompt, chosen and rejected (messages or texts); and tools, where it has them.",
     )
     split: str = Field(default="train", description="Which split of a data set.")
     batches: int = Field(default=10, ge=1, description="frozen: batches to sample, gone through again and again.")
@@ -195,7 +195,22 @@ class Config(Section):
         if kind not in ("policy", "frozen"):
             if self.source.path is None:
                 raise ValueError(f"method {method.name!r} learns from {kind} here: set source.path")
-            return self
+        elif self.source.path is not None:
+            raise ValueError(
+                f"source.path is set, and source.kind {kind!r} samples its batches: leave it out, or set source.kind = "
+                "'stored' to learn from what is there"
+            )
+        if method.corrects_sampler and self.learner.old_logprobs != "recompute":
+            raise ValueError(
+                f"method {method.name!r} weighs tokens by π_old/π_sampler (method.tis), which is 1 where π_old is what "
+                "the engine returned. Set learner.old_logprobs = 'recompute'."
+            )
+        if kind in ("policy", "frozen"):
+            self._check_sampling(method)
+        return self
+
+    def _check_sampling(self, method: Method) -> None:
+        """Refuses rollouts that nothing could be learned from."""
         if method.normalises_by_group and self.rollout.group_size < 2:
             raise ValueError(
                 f"rollout.group_size is {self.rollout.group_size}: method {method.name!r} compares the rollouts of a "
@@ -208,12 +223,6 @@ class Config(Section):
             )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0: rollouts of a group would all be the same. Use 1.0.")
-        if method.corrects_sampler and self.learner.old_logprobs != "recompute":
-            raise ValueError(
-                f"method {method.name!r} weighs tokens by π_old/π_sampler (method.tis), which is 1 where π_old is what "
-                "the engine returned. Set learner.old_logprobs = 'recompute'."
-            )
-        return self
 
     def _check_overlap(self, method: Method) -> None:
         if self.source_kind != "policy":

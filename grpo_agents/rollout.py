@@ -140,7 +140,7 @@ class Rollout:
         groups, episodes = self._set_up(tasks, seed, size)
         self._play(episodes, sampling, progress)
         self.vector.score(groups, self.resources)
-        self._apply_truncation(groups)
+        apply_truncation(groups, self.vector, self.config.truncated)
         return groups
 
     def close(self) -> None:
@@ -313,19 +313,22 @@ class Rollout:
         if episode.env is not None:
             self._envs.append(episode.env)
 
-    def _apply_truncation(self, groups: Sequence[Group]) -> None:
-        """Does with truncated rollouts what the config says."""
-        for group in groups:
-            for trajectory in group.trajectories:
-                if not trajectory.truncated or trajectory.stop_reason in FAILED:
-                    continue
-                if self.config.truncated == "mask":
-                    trajectory.masked = True
-                elif self.config.truncated == "worst":
-                    for entry in self.vector:
-                        if entry.worst is not None:
-                            trajectory.rewards[entry.name] = entry.worst
-                            trajectory.missing.pop(entry.name, None)
+
+def apply_truncation(
+    groups: Sequence[Group], vector: RewardVector, truncated: Literal["keep", "mask", "worst"]
+) -> None:
+    """Does with truncated rollouts, once they are scored, what ``rollout.truncated`` says."""
+    for group in groups:
+        for trajectory in group.trajectories:
+            if not trajectory.truncated or trajectory.stop_reason in FAILED:
+                continue
+            if truncated == "mask":
+                trajectory.masked = True
+            elif truncated == "worst":
+                for entry in vector:
+                    if entry.worst is not None:
+                        trajectory.rewards[entry.name] = entry.worst
+                        trajectory.missing.pop(entry.name, None)
 
 
 def _reset_job(episode: _Episode) -> Callable[[], Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -35,16 +35,19 @@ class Source(Protocol):
 
 
 def pick(tasks: Tasks, number: int, seed: int) -> Task:
-    """The task that comes up ``number``-th: a finite source is gone through in a new random order each time.
+    """The task that comes up ``number``-th; see :func:`place_of`."""
+    return tasks[place_of(number, tasks.count, seed)]
+
+
+def place_of(number: int, count: int | None, seed: int) -> int:
+    """Which entry of a source comes up ``number``-th: a finite one is gone through in a new random order each time.
 
     Args:
-        tasks: The source.
         number: Counts from 0.
+        count: How many entries there are; None for one without end, which is taken as it comes.
         seed: Of the order.
     """
-    if tasks.count is None:
-        return tasks[number]
-    return tasks[index_of(tasks.count, number, seed)]
+    return number if count is None else index_of(count, number, seed)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ class PolicySource:
 class StoredSource:
     """Groups of trajectories that are stored, gone through in a new random order each time.
 
+    Those of an evaluation are left out: a run's folder holds them beside the others, and they are there to be held out.
+
     Args:
         paths: File or folder of trajectories, or several.
         weigh: Gives them advantages.
@@ -141,7 +146,8 @@ class StoredSource:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file that cannot be read, or that lacks a reward of the vector.
+        ValueError: A file that cannot be read, no group to learn from, or a trajectory that lacks a reward of the
+            vector.
     """
 
     def __init__(
@@ -156,7 +162,9 @@ class StoredSource:
         self.weigh = weigh
         self.size = size
         self.seed = seed
-        self.groups = store.read_groups(paths)
+        self.groups = store.read_groups(paths, without_phase="eval")
+        if not self.groups:
+            raise ValueError(f"source.path: {paths} holds no trajectories but those of evaluations. Name others")
         if rescore is not None:
             rescore(self.groups)
         for group in self.groups:
@@ -164,19 +172,17 @@ class StoredSource:
                 if lacking := [name for name in weigh.vector.names if name not in trajectory.rewards]:
                     raise ValueError(
                         f"source.path: trajectory {trajectory.id} has no reward {lacking[0]!r}, only "
-                        f"{', '.join(trajectory.rewards)}. Set source.rescore = true to compute the vector again"
+                        f"{', '.join(trajectory.rewards) or 'none'}. Set source.rescore = true to compute the vector "
+                        "again, or rewards.vector to what there is"
                     )
 
     def batch(self, step: int) -> tuple[list[Group], Figures]:
         """The next ``size`` groups."""
         chosen = []
         for number in range(self.size):
-            round_, place = divmod(step * self.size + number, len(self.groups))
-            order = np.random.default_rng([self.seed, round_]).permutation(len(self.groups))
-            group = self.groups[int(order[place])]
-            for trajectory in group.trajectories:
-                trajectory.group = number
-            chosen.append(group)
+            group = self.groups[place_of(step * self.size + number, len(self.groups), self.seed)]
+            # copies, as a group may come up twice: at the end of a round and at the beginning of the next one
+            chosen.append(replace(group, trajectories=[replace(each, group=number) for each in group.trajectories]))
         return chosen, self.weigh(chosen)
 
 
@@ -195,12 +201,17 @@ class FrozenSource:
         self.files = [folder / f"frozen-{number:06d}.parquet" for number in range(batches)]
         self.scoring = scoring
 
-    def fill(self) -> None:
-        """Samples what is not there yet; the engine has the first weights."""
-        for number, file in enumerate(self.files):
-            if not file.exists():
-                groups, _ = self.policy.batch(number)
-                store.write(file, groups, step=0, phase="frozen", scoring=self.scoring)
+    @property
+    def lacking(self) -> list[int]:
+        """Which batches are not there yet."""
+        return [number for number, file in enumerate(self.files) if not file.exists()]
+
+    def fill(self) -> Iterator[int]:
+        """Samples and stores what is lacking, batch by batch, and says which; the engine has the first weights."""
+        for number in self.lacking:
+            groups, _ = self.policy.batch(number)
+            store.write(self.files[number], groups, step=0, phase="frozen", scoring=self.scoring)
+            yield number
 
     @cached_property
     def stored(self) -> StoredSource:
@@ -232,16 +243,16 @@ class DemonstrationSource:
         """The next ``size`` dialogues.
 
         Raises:
-            ValueError: One without messages, or without an assistant's turn; says which.
+            ValueError: One without messages, or without an assistant's turn; says which, counted from 0.
         """
         groups = []
         for index in range(self.size):
-            number = step * self.size + index
-            dialogue = pick(self.dialogues, number, self.seed)
+            place = place_of(step * self.size + index, self.dialogues.count, self.seed)
+            dialogue = self.dialogues[place]
             try:
                 trajectory = _written(self.chat, (), dialogue["messages"], dialogue.get("tools") or ())
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"demonstration {number}: {type(error).__name__}: {error}") from error
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"demonstration {place}: {_reason(error)}") from error
             trajectory.advantage, trajectory.group = 1.0, index
             groups.append(Group({}, {}, [trajectory]))
         return groups, {}
@@ -251,8 +262,8 @@ class PairSource:
     """Pairs of a chosen and a rejected continuation, as advantages 1 and −1.
 
     Args:
-        pairs: Each with ``prompt`` (messages), ``chosen`` and ``rejected`` (messages that follow it, or a text), and
-            ``tools`` where it has them.
+        pairs: Each with ``prompt`` (messages, or the text of a user), ``chosen`` and ``rejected`` (messages that
+            follow it, or the text of the assistant), and ``tools`` where it has them.
         chat: Makes tokens of them.
         size: Pairs in a batch.
         seed: The run's.
@@ -268,28 +279,33 @@ class PairSource:
         """The next ``size`` pairs.
 
         Raises:
-            ValueError: One that lacks a part; says which.
+            ValueError: One that lacks a part, or with nothing of the assistant's in it; says which, counted from 0.
         """
         groups = []
         for index in range(self.size):
-            number = step * self.size + index
-            pair = pick(self.pairs, number, self.seed)
+            place = place_of(step * self.size + index, self.pairs.count, self.seed)
+            pair = self.pairs[place]
             group = Group({}, {}, [])
-            for place, (name, advantage) in enumerate((("chosen", 1.0), ("rejected", -1.0))):
+            for rank, (name, advantage) in enumerate((("chosen", 1.0), ("rejected", -1.0))):
                 try:
-                    said = continued((), pair[name])
-                    trajectory = _written(self.chat, pair["prompt"], said, pair.get("tools") or ())
-                except (KeyError, ValueError) as error:
-                    raise ValueError(f"pair {number}, {name}: {type(error).__name__}: {error}") from error
-                trajectory.advantage, trajectory.group, trajectory.index = advantage, index, place
+                    prompt, said = as_messages(pair["prompt"], "user"), as_messages(pair[name], "assistant")
+                    trajectory = _written(self.chat, prompt, said, pair.get("tools") or ())
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ValueError(f"pair {place}, {name}: {_reason(error)}") from error
+                trajectory.advantage, trajectory.group, trajectory.index = advantage, index, rank
                 group.trajectories.append(trajectory)
             groups.append(group)
         return groups, {}
 
 
-def continued(prompt: Sequence[Message], said: str | Sequence[Message]) -> list[Message]:
-    """A prompt and what follows it: messages, or the text of one answer."""
-    return [*prompt, *([{"role": "assistant", "content": said}] if isinstance(said, str) else said)]
+def as_messages(said: str | Sequence[Message], role: str) -> Sequence[Message]:
+    """Messages, or a text as one message of that role."""
+    return [{"role": role, "content": said}] if isinstance(said, str) else said
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with something written, as its message."""
+    return f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
 
 
 def _written(
@@ -301,6 +317,8 @@ def _written(
     given = sum(message["role"] == "assistant" for message in prompt[1:])
     for turn in conversation.turns[:given]:
         trajectory.samples[turn.sample].mask[turn.start : turn.stop] = False
+    if not trajectory.sampled_tokens:
+        raise ValueError("no token of it is trained: it needs an assistant message after the prompt")
     return trajectory
 
 

@@ -112,8 +112,12 @@ def read(paths: str | Path | Iterable[str | Path]) -> list[Trajectory]:
     return list(iterate(paths))
 
 
-def read_groups(paths: str | Path | Iterable[str | Path]) -> list[Group]:
+def read_groups(paths: str | Path | Iterable[str | Path], *, without_phase: str | None = None) -> list[Group]:
     """Reads files and folders as groups: the trajectories of one file, step and phase that have the same group number.
+
+    Args:
+        paths: As for :func:`iterate`.
+        without_phase: The phase whose trajectories are left out; None reads all.
 
     Raises:
         ValueError: As :func:`iterate`; or trajectories of one number that differ in task or preference.
@@ -121,6 +125,8 @@ def read_groups(paths: str | Path | Iterable[str | Path]) -> list[Group]:
     groups: dict[tuple[Any, ...], Group] = {}
     for path in _files(paths):
         for row, samples in _rows(path):
+            if row["phase"] == without_phase:
+                continue
             trajectory = to_trajectory(row, samples)
             key = (path, row["run_step"], row["phase"], trajectory.group)
             group = groups.setdefault(

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import restore_policy, save_policy
 from grpo_agents.learner.reward_model import RewardModel
-from grpo_agents.rollout import Rollout
+from grpo_agents.rollout import Rollout, apply_truncation
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.sources import (
     DemonstrationSource,
@@ -139,8 +138,7 @@ class Trainer:
             _politely() as stop,
         ):
             if isinstance(self.source, FrozenSource) and self.start == 0:
-                self.parts.engine.update_weights(self.weights)
-                self.source.fill()
+                self._fill(self.source, stop)
             for step in range(self.start, steps):
                 self._sync_if_due(step)
                 self._probe_if_due(step, board)
@@ -170,6 +168,19 @@ class Trainer:
             reward_model.save_pretrained(self.folder.path / "reward_model")
         return self.folder.path
 
+    def _fill(self, source: FrozenSource, stop: Callable[[], bool]) -> None:
+        """Has the first weights sample what a frozen source lacks."""
+        if not source.lacking:
+            return
+        self.parts.engine.update_weights(self.weights)
+        self.sync_check.probe(0)
+        for number in source.fill():
+            self.display.say(f"batch {number + 1} of {len(source.files)} sampled from the first weights")
+            if stop():
+                raise KeyboardInterrupt(
+                    f"stopped before learning began; go on with `grpo-agents train --resume {self.folder.path}`"
+                )
+
     def _batch(self, step: int) -> tuple[list[Group], Figures]:
         """The batch of a step: sampled ahead, or now."""
         ahead, self._ahead = self._ahead, None
@@ -181,7 +192,9 @@ class Trainer:
 
         So its weights are exactly one step old, whatever takes how long; they change only when it is done.
         """
-        if not self.config.train.overlap:
+        if not self.config.samples:
+            yield
+        elif not self.config.train.overlap:
             self.parts.engine.sleep()
             yield
         elif step == self.config.train.steps:
@@ -195,11 +208,9 @@ class Trainer:
         """One batch's updates."""
         began = time.perf_counter()
         batch = make_batch([trajectory for group in groups for trajectory in group.trajectories])
-        figures: Figures = {}
         torch.manual_seed(mix(self.config.seed, 3, step))  # dropout, where there is any: the same after a resume
         with self.weights.moving(to=step + 1):
-            if batch.rows:
-                figures = self.learner.learn(batch, version=step, progress=step / self.config.train.steps)
+            figures = self.learner.learn(batch, version=step, progress=step / self.config.train.steps)
         return figures | {"seconds/learn": time.perf_counter() - began}
 
     def _teach_reward_model(self, groups: list[Group], step: int) -> Figures:
@@ -241,7 +252,8 @@ class Trainer:
                 f"{problems.most_common(1)[0][0]}\nMend it (`grpo-agents check {self.config.env.id}` helps), then go "
                 f"on with `grpo-agents train --resume {self.folder.path}`"
             )
-        self._check_versions(step, everyone)
+        if self.kind == "policy":
+            self._check_versions(step, everyone)
         if known := sum(task_key(self.config.env.id, group.task) in self._evaluated for group in groups):
             self.display.say(
                 f"step {step + 1}: {known} of {len(groups)} tasks are among those of the evaluation. To evaluate on "
@@ -345,7 +357,8 @@ class Trainer:
             state = {name: tensor.contiguous() for name, tensor in self.learner.optimizer.state().items()}
             save_file(state, folder / OPTIMIZER_FILE)
             for file, module in self._beside_the_policy().items():
-                save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / file)
+                named = module.named_parameters()  # tied ones once, as safetensors wants them
+                save_file({name: value.detach().contiguous() for name, value in named}, folder / file)
             if (reward_model := self._moving_reward_model) is not None:
                 reward_model.save(folder)
             if self._ahead is not None:  # its weights are gone, and it could not be sampled again
@@ -381,7 +394,7 @@ class Trainer:
         restore_policy(self.model, found.folder / "model")
         self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
         for file, module in self._beside_the_policy().items():
-            module.load_state_dict(load_file(found.folder / file), strict=False)
+            module.load_state_dict(load_file(found.folder / file), strict=False)  # tied ones are there once
         if (reward_model := self._moving_reward_model) is not None:
             reward_model.load(found.folder)
         self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
@@ -406,10 +419,16 @@ class Trainer:
             written = load_tasks(str(path), split=config.source.split, seed=seed)
             make = DemonstrationSource if self.kind == "demonstrations" else PairSource
             return make(written, self.parts.chat, size, seed)
+        for name in self.method.needs_rewards:
+            if name not in self.parts.vector.names:
+                raise ValueError(
+                    f"method {self.method.name!r} reads the reward {name!r}, which is not among the components: "
+                    f"{', '.join(self.parts.vector.names)}. Add it to rewards.vector, or name one of them"
+                )
         weigh = Weighing(self.parts.vector, config.advantage, self.parts.maxima, self.method)
         if self.kind == "stored":
-            score = partial(self.parts.vector.score, resources=self.parts.resources)
-            return StoredSource(str(path), weigh, size, seed, rescore=score if config.source.rescore else None)
+            rescore = self._rescore if config.source.rescore else None
+            return StoredSource(str(path), weigh, size, seed, rescore=rescore)
         rollout, tasks = self.parts.rollout()
         resample = self.method.most_resamples
         curriculum = make_curriculum(
@@ -426,6 +445,11 @@ class Trainer:
         if self.kind == "policy":
             return policy
         return FrozenSource(policy, config.source.batches, self.folder.trajectories, self.parts.scoring)
+
+    def _rescore(self, groups: list[Group]) -> None:
+        """Computes the rewards of groups as if they had been sampled by this run."""
+        self.parts.vector.score(groups, self.parts.resources)
+        apply_truncation(groups, self.parts.vector, self.config.rollout.truncated)
 
 
 def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:

@@ -38,7 +38,14 @@ def wrong(**changes):
         ({"method": {"clip_hihg": 1}}, r"unknown key method\.clip_hihg\. Did you mean 'clip_high'\?"),
         ({"method": {"clip_low": 2, "kl": "k9"}}, r"(?s)  method\.clip_low: .*\n  method\.kl: .*'k1'"),
         ({"rewards": {"vector": "outcome"}}, r'rewards\.vector is "outcome", and a list is wanted: .*\["outcome"\]'),
-        ({"source": {"kind": "pairs"}}, r"source\.kind is 'pairs', and method 'grpo' learns from policy, st"),
+        ({"source": {"kind": "pairs"}}, r"source\.kind is 'pairs', and method 'grpo' learns from policy, stored"),
+        ({"source": {"path": "x"}}, r"source\.path is set, and source\.kind 'policy' samples .*: leave it out, or"),
+        ({"source": {"kind": "stored"}}, r"method 'grpo' learns from stored here: set source\.path"),
+        ({"source": {"kind": "stored", "path": "x"}, "method": {"tis": 2.0}}, r"Set learner\.old_logprobs = "),
+        ({"source": {"kind": "frozen"}, "rollout": {"top_k": 3}, "method": {"name": "rft"}}, r"rollout\.top_k and"),
+        ({"method": {"name": "dpo"}, "source": {"kind": "frozen"}, "rollout": {"group_size": 1}}, r"'dpo' compares"),
+        ({"method": {"name": "ppo", "scale": "none"}}, r"method 'ppo' does not use scale: leave it out"),
+        ({"method": {"reference_every": 2}}, r"reference_every moves a reference that nothing reads: set kl_weight"),
         ({"method": {"aggregation": "constant"}}, r"max_length go together"),
         ({"preference": {"choices": [{"a": 1.0}], "simplex": ["a"]}}, r"preference\.choices and .*simplex exclude"),
         ({"model": "x"}, r"model: .*'x'"),
@@ -80,9 +87,10 @@ def test_what_a_probe_tolerates_follows_the_dtype():
     assert (check.largest_difference("float32"), check.largest_difference("bfloat16")) == (0.02, 0.02)
 
 
-def test_sft_takes_any_group_size():
-    settings = wrong(rollout__group_size=1, method={"name": "sft"}, source={"path": "x.jsonl"})
-    assert make_config(settings).chosen_method.name == "sft"
+@pytest.mark.parametrize("name", ["sft", "rft", "online_rft", "ppo"])
+def test_what_compares_no_rollouts_takes_any_group_size(name):
+    path = {"path": "x.jsonl"} if name == "sft" else {}
+    assert make_config(wrong(rollout__group_size=1, method={"name": name}, source=path)).chosen_method.name == name
 
 
 def test_overrides(tmp_path):

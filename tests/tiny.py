@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from grpo_agents.methods import Tokens
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.trajectory import Group, Sample, Trajectory
 
@@ -119,3 +120,54 @@ def plain(value):
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def ragged_tokens(lengths=(3, 1, 5, 2, 4, 3), *, seed=0, group_size=2, dtype=torch.float64, values=False):
+    """Trajectories of random log-probabilities, side by side as a method's loss takes them; Â is theirs, or a token's.
+
+    Args:
+        lengths: |o| of each.
+        seed: Of everything.
+        group_size: Trajectories of a group.
+        dtype: Of every number.
+        values: With a critic's values; Â is then of each token.
+    """
+    rng = np.random.default_rng(seed)
+    count = sum(lengths)
+
+    def normal(around=0.0, spread=1.0):
+        return torch.tensor(around + spread * rng.normal(size=count), dtype=dtype)
+
+    def repeated(numbers, dtype=torch.int64):
+        return torch.tensor(np.repeat(numbers, lengths), dtype=dtype)
+
+    old = normal(-2.0)
+    return Tokens(
+        logprobs=(old + normal(0, 0.5)).requires_grad_(True),
+        sampler=old,
+        old=old,
+        reference=old + normal(0, 0.7),
+        entropy=normal().abs(),
+        advantages=normal() if values else repeated(rng.normal(size=len(lengths)), dtype),
+        lengths=repeated(lengths, dtype),
+        turn_position=torch.tensor([place for length in lengths for place in range(length)]),
+        trajectory=repeated(np.arange(len(lengths))),
+        group=repeated(np.arange(len(lengths)) // group_size),
+        batch_tokens=count,
+        batch_trajectories=len(lengths),
+        values=normal().requires_grad_(True) if values else None,
+        old_values=normal() if values else None,
+        returns=normal() if values else None,
+    )
+
+
+def part_of(tokens, chosen):
+    """Those of the tokens that a mask chooses, groups and trajectories numbered anew."""
+    taken = {
+        field.name: value[chosen]
+        for field in dataclasses.fields(Tokens)
+        if isinstance(value := getattr(tokens, field.name), torch.Tensor)
+    }
+    for name in ("trajectory", "group"):
+        taken[name] = torch.unique(taken[name], return_inverse=True)[1]
+    return dataclasses.replace(tokens, **taken)

@@ -83,12 +83,12 @@ class Learner:
         trained = [(name, value) for name, value in named.items() if value.requires_grad]
         self.optimizer = Optimizer(trained, config.optimizer, steps, dtype)
         self._adapter = hasattr(model, "peft_config")
-        self.reference = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
         if method.reference_period is not None and self._adapter:
             raise ValueError(
                 "method.reference_every: with model.lora the reference is the base model, which stays as it is. "
                 "Leave one of them out."
             )
+        self.reference = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
         self._check_head()
 
     def learn(self, batch: Batch, *, version: int, progress: float) -> dict[str, float]:
@@ -100,13 +100,16 @@ class Learner:
             progress: How far the run is, 0…1.
 
         Returns:
-            Figures of the last update, and those of :func:`grpo_agents.learner.mismatch.compare`.
+            Figures of the last update, and those of :func:`grpo_agents.learner.mismatch.compare`; none where the batch
+            has no rows, of which nothing is learned.
 
         Raises:
             ValueError: The engine's log-probabilities are off; then nothing was moved.
             FloatingPointError: See :meth:`update`.
         """
-        self._renew_reference(version)
+        self._renew_reference(version)  # due whatever the batch holds
+        if not batch.rows:
+            return {}
         self.prepare(batch)
         figures = self.update(batch, progress, version)
         for _ in range(1, self.config.updates):
@@ -157,11 +160,14 @@ class Learner:
         """
         rows = batch.rows
         if self.method.gradient_only_from_advantages(progress):
-            rows = [row for row in rows if np.any(row.advantages)]
+            pushed = {row.trajectory for row in rows if np.any(row.advantages)}
+            rows = [row for row in rows if row.trajectory in pushed]
         entropy_gradient = self.method.entropy_weight(progress) > 0
         sums: dict[str, float] = defaultdict(float)
         compared: list[tuple[np.ndarray, ...]] = []
         self.model.train()
+        if self.critic is not None:
+            self.critic.train()
         for part in micro_batches(rows, self.config.max_tokens, self.method.unit):
             tokens = self._tokens(part, self._forward(self.model, part, entropy_gradient), batch, progress)
             loss = self.method.loss(tokens)
@@ -200,6 +206,8 @@ class Learner:
     ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
         """Log π of each row's trained tokens under a model, and of the policy's the values; without a gradient."""
         model.eval()
+        if self.critic is not None:
+            self.critic.eval()
         for part in micro_batches(rows, self.config.max_tokens):
             with torch.no_grad():
                 found = self._forward(model, part)

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo_agents.learner.model import resolve_device
 from grpo_agents.learner.settings import RewardModelConfig
-from grpo_agents.sources import continued
+from grpo_agents.sources import as_messages
 from grpo_agents.tasks import load_tasks
 from grpo_agents.trajectory import Group, Message, Trajectory
 
@@ -189,7 +189,9 @@ def read_pairs(reward_model: RewardModel, source: str) -> list[Pair]:
         row = rows[number]
         try:
             better, worse = (
-                reward_model.encode(continued(row["prompt"], row[name]), row.get("tools") or ())
+                reward_model.encode(
+                    [*as_messages(row["prompt"], "user"), *as_messages(row[name], "assistant")], row.get("tools") or ()
+                )
                 for name in ("chosen", "rejected")
             )
         except (KeyError, ValueError) as error:

@@ -137,12 +137,17 @@ class Method(Section):
     @property
     def normalises_by_group(self) -> bool:
         """Whether a group of one would carry no gradient."""
-        return "demonstrations" not in self.sources
+        return True
 
     @property
     def corrects_sampler(self) -> bool:
         """Whether it weighs tokens by π_old/π_sampler, so that they may come from another policy than π_old."""
         return False
+
+    @property
+    def needs_rewards(self) -> tuple[str, ...]:
+        """The components of the reward vector that it reads by name."""
+        return ()
 
     def entropy_weight(self, progress: float) -> float:
         """How strongly entropy is rewarded at this point of the run.

@@ -22,22 +22,14 @@ class Rft(Sft):
     correct: str = Field(default="outcome", description="The reward component that says whether a rollout is right.")
     at_least: float = Field(default=1.0, description="From which value of it on a rollout counts as right.")
 
+    @property
+    def needs_rewards(self) -> tuple[str, ...]:
+        """``correct``."""
+        return (self.correct,)
+
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
         """1 where right, NaN elsewhere."""
-        return [np.where(right, 1.0, np.nan) for right in self.right(groups)]
-
-    def right(self, groups: Sequence[Scores]) -> list[np.ndarray]:
-        """Which rollouts are right, (G,) each.
-
-        Raises:
-            ValueError: There is no such component.
-        """
-        for group in groups:
-            if self.correct not in group.values:
-                raise ValueError(
-                    f"method.correct is {self.correct!r}, which is not among the rewards: {', '.join(group.values)}"
-                )
-        return [group.values[self.correct] >= self.at_least for group in groups]
+        return [np.where(group.values[self.correct] >= self.at_least, 1.0, np.nan) for group in groups]
 
 
 class OnlineRft(Rft):
@@ -47,5 +39,6 @@ class OnlineRft(Rft):
     sources: ClassVar[tuple[SourceKind, ...]] = ("policy",)
 
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
-        """1 where right, 0 elsewhere."""
-        return [right.astype(np.float64) for right in self.right(groups)]
+        """1 where right, 0 where wrong, NaN where that is not known."""
+        values = [group.values[self.correct] for group in groups]
+        return [np.where(np.isnan(value), np.nan, value >= self.at_least) for value in values]

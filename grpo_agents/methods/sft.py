@@ -23,6 +23,11 @@ class Sft(Method):
         default="sequence", description="sequence: the mean over dialogues of Σ/|o|; token: Σ/Σ|o|, over the batch."
     )
 
+    @property
+    def normalises_by_group(self) -> bool:
+        """False: what is imitated is compared with nothing."""
+        return False
+
     def loss(self, tokens: Tokens) -> torch.Tensor:
         """−Â log π, summed as ``aggregation`` says."""
         return aggregate(-tokens.advantages * tokens.logprobs, tokens, self.aggregation)
