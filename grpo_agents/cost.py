@@ -6,7 +6,7 @@ trained weights and moments are float32, log π_old is the engine's unless asked
 trained tokens alone, a prompt that rollouts share is sampled from once, and the learner computes it once a rollout.
 
 >>> {name: (recipe.flops, recipe.bytes) for name, recipe in TEXTBOOK.items()}["GRPO"]
-(14.0, 18)
+(14.0, 20)
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def memory(config: Config, shape: Shape, workload: Workload, method: Method | No
     if config.engine.backend == "vllm" and config.samples:
         size = 2 if config.model.dtype == "bfloat16" else FLOAT32
         kept = config.train.overlap or not config.engine.vllm.sleep
-        parts.append(Memory("vLLM's weights", size * policy.count, "always" if kept else "sampling"))
+        parts.append(Memory("vLLM's weights, without its cache", size * policy.count, "always" if kept else "sampling"))
     if config.engine.backend == "transformers" and config.source_kind in ("policy", "frozen"):
         parts.append(Memory("key-value cache", kv_bytes(shape, workload.slots), "sampling"))
     return parts

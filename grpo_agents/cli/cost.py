@@ -81,11 +81,11 @@ def _show(config: Config, shape: Shape, found: Estimate, methods: list[Compared]
     work, screen = found.workload, console()
     adapters = f" and {_short(shape.policy.adapters)} of adapters" if shape.policy.adapters else ""
     weights = f"{_short(shape.policy.count - shape.policy.adapters)} weights{adapters}"
-    said = f"{work.told:,.0f} tokens told and {work.sampled:,.0f} sampled in {work.turns:.3g} turns"
+    said = f"{work.told:,.0f} tokens told and {work.sampled:,.0f} sampled in {work.turns:.3g} turn{'s' * (work.turns != 1)}"
     lines = [
         f"{config.model.path}: {weights}, {shape.layers} layers, d = {shape.width}, {shape.vocabulary:,} words",
         f"{config.method['name']}: {work.rollouts} episodes a step, {said}, each",
-        f"(means of {run})" if work.measured else "(the most that the budgets allow; prompts and observations assumed)",
+        f"(means of {run})" if work.measured else _ASSUMED[config.source_kind in ("demonstrations", "pairs")],
     ]
     longest = config.learner.max_tokens
     if work.longest > longest:
@@ -120,6 +120,13 @@ def _show(config: Config, shape: Shape, found: Estimate, methods: list[Compared]
         figures = (_short(row.flops), f"{row.per_token:.1f}", f"{flops:g}", _short(row.bytes), f"{row.per_weight:.1f}")
         table.add_row(", ".join(row.methods), *figures, str(size))
     screen.print(table)
+
+
+_ASSUMED = {
+    False: "(the most that the budgets of [rollout] allow; --prompt and --observation assumed)",
+    True: "(no key bounds what people wrote: as long as episodes of [rollout], --prompt and --observation)",
+}
+"""Where tokens come from, by whether people wrote them."""
 
 
 def _table(first: str, *others: str) -> Any:
