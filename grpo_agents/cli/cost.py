@@ -81,7 +81,8 @@ def _show(config: Config, shape: Shape, found: Estimate, methods: list[Compared]
     work, screen = found.workload, console()
     adapters = f" and {_short(shape.policy.adapters)} of adapters" if shape.policy.adapters else ""
     weights = f"{_short(shape.policy.count - shape.policy.adapters)} weights{adapters}"
-    said = f"{work.told:,.0f} tokens told and {work.sampled:,.0f} sampled in {work.turns:.3g} turn{'s' * (work.turns != 1)}"
+    turns = f"{work.turns:.3g} turn{'s' * (work.turns != 1)}"
+    said = f"{work.told:,.0f} tokens told and {work.sampled:,.0f} sampled in {turns}"
     lines = [
         f"{config.model.path}: {weights}, {shape.layers} layers, d = {shape.width}, {shape.vocabulary:,} words",
         f"{config.method['name']}: {work.rollouts} episodes a step, {said}, each",
