@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny import demo_module, save_start
+from transformers import Qwen3Config
 from typer.testing import CliRunner
 
 from grpo_agents import store
@@ -98,3 +99,19 @@ def test_the_evaluation_shows_the_vector(outputs):
     assert "3 episodes of 3 tasks" in printed["evaluate"]
     for row in ("outcome ↑", "brevity ↑", "cost ↓", "reward (scalar)", "look_up"):
         assert row in printed["evaluate"]
+
+
+def test_it_costs_what_is_shown(tmp_path, monkeypatch):
+    """The model's shape is that of Qwen3-0.6B: its config is made here, as a hub is out of reach of tests."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960,
+             "tie_word_embeddings": True}  # fmt: skip
+    Qwen3Config(**sizes).save_pretrained(tmp_path / "Qwen" / "Qwen3-0.6B")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    result = CliRunner().invoke(app, ["cost", str(README.parent / "examples" / "gsm8k.toml")])
+    assert result.exit_code == 0, result.output
+    shown = re.search(r"^## What it costs\n(.*?)^## ", TEXT, re.DOTALL | re.MULTILINE).group(1)
+    lines = [line[4:] for line in shown.splitlines() if line.startswith("    ")]
+    assert len(lines) > 20
+    assert "\n".join(lines) in result.stdout

@@ -10,6 +10,7 @@ import typer
 
 import grpo_agents
 from grpo_agents.cli.commands import Command, Group
+from grpo_agents.cli.cost import cost
 from grpo_agents.cli.environments import check, envs, play
 from grpo_agents.cli.errors import Commands
 from grpo_agents.cli.evaluation import evaluate_files
@@ -33,6 +34,7 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(rollout)
 app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
+app.command(cls=Command)(cost)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer
 app.command(cls=Command)(envs)
 app.command(cls=Command)(check)

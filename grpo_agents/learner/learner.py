@@ -120,7 +120,7 @@ class Learner:
         """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch."""
         recompute = self.config.old_logprobs == "recompute" and self.source not in ("demonstrations", "pairs")
         if recompute or self.critic is not None:
-            for row, logprobs, values in self._score(self.model, batch.rows):
+            for row, logprobs, values in self._score(self.model, batch.rows, self.critic):
                 row.old = logprobs if recompute else row.old
                 row.values = values
         if self.method.needs_reference:
@@ -169,7 +169,7 @@ class Learner:
         if self.critic is not None:
             self.critic.train()
         for part in micro_batches(rows, self.config.max_tokens, self.method.unit):
-            tokens = self._tokens(part, self._forward(self.model, part, entropy_gradient), batch, progress)
+            tokens = self._tokens(part, self._forward(self.model, part, self.critic, entropy_gradient), batch, progress)
             loss = self.method.loss(tokens)
             self.optimizer.backward(loss)
             sums["loss"] += loss.item()
@@ -202,22 +202,28 @@ class Learner:
     # Log-probabilities
 
     def _score(
-        self, model: PreTrainedModel, rows: Sequence[Row]
+        self, model: PreTrainedModel, rows: Sequence[Row], critic: Critic | None = None
     ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
-        """Log π of each row's trained tokens under a model, and of the policy's the values; without a gradient."""
+        """Log π of each row's trained tokens under a model, and a critic's values; without a gradient."""
         model.eval()
         if self.critic is not None:
             self.critic.eval()
         for part in micro_batches(rows, self.config.max_tokens):
             with torch.no_grad():
-                found = self._forward(model, part)
+                found = self._forward(model, part, critic)
             cuts = np.cumsum([len(row.trained) for row in part])[:-1]
             logprobs = np.split(found.logprobs.cpu().numpy(), cuts)
             values = [None] * len(part) if found.values is None else np.split(found.values.cpu().numpy(), cuts)
             yield from zip(part, logprobs, values, strict=True)
 
-    def _forward(self, model: PreTrainedModel, rows: Sequence[Row], entropy_gradient: bool = False) -> Forward:
-        """What a model, or beside the policy its critic, says of the rows' trained tokens.
+    def _forward(
+        self,
+        model: PreTrainedModel,
+        rows: Sequence[Row],
+        critic: Critic | None = None,
+        entropy_gradient: bool = False,
+    ) -> Forward:
+        """What a model, and beside the policy its critic, says of the rows' trained tokens.
 
         Rows are padded on the right, where causal attention never looks, so no mask is needed.
         """
@@ -236,7 +242,7 @@ class Learner:
             logprobs, entropy = token_logprobs(
                 hidden, head, tokens.flatten()[at], self.temperature, entropy_gradient=entropy_gradient
             )
-            values = self.critic(tokens, at - 1, hidden) if self.critic is not None and model is self.model else None
+            values = critic(tokens, at - 1, hidden) if critic is not None else None
             return Forward(logprobs, entropy, values)
 
     def _tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:

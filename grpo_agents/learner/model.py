@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from grpo_agents.learner.settings import ModelConfig
+from grpo_agents.learner.settings import LoraSettings, ModelConfig
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -28,7 +28,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     Raises:
         ValueError: It cannot be loaded; names the path.
     """
-    return _load(AutoTokenizer, config)
+    return load_part(AutoTokenizer, config)
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -39,26 +39,31 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    model = _load(AutoModelForCausalLM, config, dtype=torch.float32)
+    model = load_part(AutoModelForCausalLM, config, dtype=torch.float32)
     model.to(resolve_device(config.device))
-    if config.lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        lora = config.lora
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions too
-                lora_dropout=lora.dropout,
-                target_modules=lora.targets,
-                task_type="CAUSAL_LM",
-            ),
-        )
-    return model  # type: ignore[return-value]  # a PeftModel behaves as one
+    return model if config.lora is None else add_lora(model, config.lora)
 
 
-def _load(kind: Any, config: ModelConfig, **options: Any) -> Any:
+def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PreTrainedModel:
+    """The model with new adapters, which alone are trained."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions too
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, settings)  # type: ignore[return-value]  # a PeftModel behaves as one
+
+
+def load_part(kind: Any, config: ModelConfig, **options: Any) -> Any:
+    """Loads what ``from_pretrained`` of that kind gives.
+
+    Raises:
+        ValueError: It cannot be loaded; names the path.
+    """
     path = os.path.expanduser(config.path)
     if (path.startswith((".", os.sep)) or path.count("/") > 1) and not os.path.isdir(path):  # a hub id has one slash
         raise ValueError(f"model.path: there is no folder {os.path.abspath(path)}")

@@ -11,6 +11,11 @@ from grpo_agents.learner.muon import Muon
 from grpo_agents.learner.settings import OptimizerConfig
 
 
+def is_inner_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether it is a matrix inside the layers, which Muon takes."""
+    return parameter.ndim == 2 and "embed" not in name and "head" not in name
+
+
 class Optimizer:
     """One or two torch optimisers behind one step, with a stateless schedule and, in float16, a scaled loss.
 
@@ -34,8 +39,8 @@ class Optimizer:
         self.named = dict(named)
         matrices, others, vectors = [], [], []
         for name, parameter in self.named.items():
-            inside = parameter.ndim == 2 and "embed" not in name and "head" not in name
-            (vectors if parameter.ndim < 2 else matrices if inside else others).append(parameter)
+            inner = is_inner_matrix(name, parameter)
+            (vectors if parameter.ndim < 2 else matrices if inner else others).append(parameter)
         device = next(iter(self.named.values())).device.type
         self.scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
         self._parts: list[torch.optim.Optimizer] = []

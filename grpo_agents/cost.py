@@ -1,0 +1,425 @@
+"""What a run costs: floating-point operations, bytes of memory, bytes on disk. Pure functions, numbers in, numbers out.
+
+A multiplication and an addition are two operations. Counted are matrix products, as is usual; norms, activation
+functions, the softmax and the optimiser's arithmetic are left out. What is counted is what this package does:
+trained weights and moments are float32, log π_old is the engine's unless asked for, the output layer is applied to
+trained tokens alone, a prompt that rollouts share is sampled from once, and the learner computes it once a rollout.
+
+>>> {name: (recipe.flops, recipe.bytes) for name, recipe in TEXTBOOK.items()}["GRPO"]
+(14.0, 20)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from grpo_agents.methods import Method, available
+from grpo_agents.workload import Work, Workload, episodes
+
+if TYPE_CHECKING:
+    from grpo_agents.config import Config
+
+FLOAT32 = 4
+"""Bytes of a trained weight, its gradient and each moment, whatever the model computes in."""
+
+When = Literal["always", "learning", "sampling"]
+"""When memory is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How many weights there are.
+
+    Attributes:
+        count: All, tied ones once.
+        adapters: Those of LoRA among them.
+        trained: Those with a gradient.
+        muon: Of these, those that Muon would take.
+    """
+
+    count: int
+    adapters: int
+    trained: int
+    muon: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large a model is; :func:`grpo_agents.learner.shape.load_shape` reads it.
+
+    Attributes:
+        policy: Its weights.
+        decoder: Those below the output layer, which a critic of its own begins with.
+        matrices: Weights that every token is multiplied by below the output layer, adapters apart.
+        adapters: The same of LoRA.
+        last: Those of each layer's last matrix, which is not computed again where activations are.
+        vocabulary: Rows of the output layer.
+        hidden: Its columns.
+        layers: How many there are.
+        width: d = heads · head_dim, which need not be ``hidden``.
+        cached: Key-value heads · head_dim.
+        context: Tokens that fit.
+        chunk: Positions whose logits the learner holds at once.
+    """
+
+    policy: Weights
+    decoder: Weights
+    matrices: float
+    adapters: float
+    last: float
+    vocabulary: int
+    hidden: int
+    layers: int
+    width: int
+    cached: int
+    context: int
+    chunk: int
+
+    @property
+    def head(self) -> int:
+        """Weights of the output layer."""
+        return self.vocabulary * self.hidden
+
+
+def forward(shape: Shape, work: Work, *, adapters: bool = True) -> float:
+    """Operations of a forward pass: 2 · weights · tokens + 2 · output layer · heads + 4 · layers · d · pairs."""
+    weights = shape.matrices + (shape.adapters if adapters else 0)
+    return 2 * weights * work.tokens + 2 * shape.head * work.heads + 4 * shape.layers * shape.width * work.pairs
+
+
+def training(shape: Shape, work: Work, *, checkpointing: bool = False) -> float:
+    """Operations of forward and backward pass.
+
+    A backward pass is two forward passes of the trained weights (gradients of weights and of inputs), one of frozen
+    ones (of inputs), and two of attention: 6N a token with all weights. ``checkpointing`` computes the layers forward
+    once more (8N), but for the last matrix of each, whose output no gradient needs. Where a micro-batch has several
+    chunks of logits, the output layer is computed once more, too.
+    """
+    layers = replace(work, heads=0.0)
+    frozen = shape.policy.adapters > 0
+    passes = 2 * forward(shape, layers) - (2 * shape.matrices * work.tokens if frozen else 0)
+    again = forward(shape, layers) - (0 if frozen else 2 * shape.last * work.tokens) if checkpointing else 0.0
+    head = 2 * shape.head * (work.heads * (2 if frozen else 3) + work.chunked)
+    return forward(shape, layers) + passes + again + head
+
+
+def critic_forward(shape: Shape, work: Work, kind: Literal["head", "model"]) -> float:
+    """Operations of a critic: one number from each trained token's hidden state, and where it is a model its layers."""
+    layers = forward(shape, replace(work, heads=0.0)) if kind == "model" else 0.0
+    return layers + 2 * shape.hidden * work.heads
+
+
+def critic_training(shape: Shape, work: Work, kind: Literal["head", "model"]) -> float:
+    """The same forward and backward; its layers are never checkpointed."""
+    frozen = 2 * shape.matrices * work.tokens if kind == "model" and shape.policy.adapters else 0.0
+    return 3 * critic_forward(shape, work, kind) - frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Operations of a part of a run.
+
+    Attributes:
+        name: Which part.
+        tokens: Tokens that go through layers, one time.
+        flops: Operations, one time.
+        times: How often in the run.
+    """
+
+    name: str
+    tokens: float
+    flops: float
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of memory: what they hold, how many, and when."""
+
+    name: str
+    bytes: float
+    when: When
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Bytes on disk: what, how many each, how many of them."""
+
+    name: str
+    bytes: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run costs.
+
+    Attributes:
+        parameters: N of the policy, adapters included.
+        workload: Of a step.
+        phases: Operations.
+        memory: Bytes of memory, without activations.
+        stored: Bytes on disk.
+    """
+
+    parameters: int
+    workload: Workload
+    phases: list[Phase]
+    memory: list[Memory]
+    stored: list[Stored]
+
+    @property
+    def flops(self) -> float:
+        """Operations of the whole run."""
+        return sum(phase.flops * phase.times for phase in self.phases)
+
+    @property
+    def on_disk(self) -> float:
+        """Bytes that the run leaves."""
+        return sum(entry.bytes * entry.count for entry in self.stored)
+
+    def needed(self, when: When) -> float:
+        """Bytes of memory while it learns, or while it samples."""
+        return sum(entry.bytes for entry in self.memory if entry.when in ("always", when))
+
+
+def estimate(
+    config: Config,
+    shape: Shape,
+    workload: Workload,
+    *,
+    prompt: int = 512,
+    observation: int = 64,
+    file_bytes: float | None = None,
+) -> Estimate:
+    """What a config's run costs.
+
+    Args:
+        config: The run's.
+        shape: Its model's.
+        workload: Of a step: :func:`~grpo_agents.workload.budgeted` or :func:`~grpo_agents.workload.measured`.
+        prompt: Tokens of a prompt, for evaluations.
+        observation: Tokens between two turns, for evaluations.
+        file_bytes: Measured size of a step's trajectories; estimated where not given.
+    """
+    method, kind, steps = config.chosen_method, config.source_kind, config.train.steps
+    phases = _phases(method, kind, shape, workload, config, steps)
+    step_file = stored_bytes(workload) if file_bytes is None else file_bytes
+    stored = []
+    if kind in ("policy", "frozen") and (config.train.store or kind == "frozen"):
+        stored.append(Stored("trajectories", step_file, steps if kind == "policy" else config.source.batches))
+    if (every := config.eval.every) is not None:
+        times = steps // every + 1 + (steps % every > 0)
+        played = episodes(config, shape, config.eval.tasks, config.eval.rollouts, prompt, observation)
+        work, size = played.sampling, stored_bytes(played)
+        if workload.measured:  # as long as those of training
+            share = played.rollouts / workload.rollouts
+            work, size = workload.sampling.times(share), step_file * share
+        phases.append(Phase("evaluation", work.tokens, forward(shape, work), times))
+        stored.append(Stored("evaluations", size, times))
+    saves = min(config.train.keep, -(-steps // config.train.save_every))
+    stored.append(Stored("checkpoints", checkpoint_bytes(config, shape), saves))
+    stored.append(Stored("model", model_bytes(shape), 1))
+    return Estimate(shape.policy.count, workload, phases, memory(config, shape, workload), stored)
+
+
+def _phases(method: Method, kind: str, shape: Shape, workload: Workload, config: Config, steps: int) -> list[Phase]:
+    """Operations of the steps of a method on a kind of source."""
+    written, critic = kind in ("demonstrations", "pairs"), method.critic
+    scoring, learning, updates = workload.scoring, workload.learning, config.learner.updates
+    phases = []
+    if kind in ("policy", "frozen"):
+        work = workload.sampling.times(workload.resampled)
+        times = steps if kind == "policy" else config.source.batches
+        phases.append(Phase("sampling", work.tokens, forward(shape, work), times))
+    if critic is not None or (config.learner.old_logprobs == "recompute" and not written):
+        phases.append(Phase("old log-probs", scoring.tokens, forward(shape, scoring), steps))
+    if method.needs_reference:
+        phases.append(Phase("reference", scoring.tokens, forward(shape, scoring, adapters=False), steps))
+    if critic is not None:
+        flops = critic_forward(shape, scoring, critic)
+        phases.append(Phase("critic", scoring.tokens if critic == "model" else 0.0, flops, steps))
+    flops = training(shape, learning, checkpointing=config.learner.gradient_checkpointing)
+    phases.append(Phase("training", updates * learning.tokens, updates * flops, steps))
+    if critic is not None:
+        flops = critic_training(shape, learning, critic)
+        tokens = updates * learning.tokens if critic == "model" else 0.0
+        phases.append(Phase("critic training", tokens, updates * flops, steps))
+    return phases
+
+
+def memory(config: Config, shape: Shape, workload: Workload, method: Method | None = None) -> list[Memory]:
+    """Bytes of memory, without activations and the logits of a chunk.
+
+    Float32 weights, a gradient of each trained one, AdamW's two moments or Muon's one; a reference as large as the
+    model, but for LoRA, whose reference is the model without its adapters; a critic with its own gradients and moments.
+    In bfloat16, the matrices are copied to it while they compute. Muon's buffers while it steps are left out.
+    """
+    method, policy = method or config.chosen_method, shape.policy
+    muon = config.learner.optimizer.name == "muon"
+    parts = [Memory("weights", FLOAT32 * policy.count, "always")]
+    trained, inner = policy.trained, policy.muon
+    copied = shape.matrices + shape.adapters + shape.head
+    if method.critic is not None:
+        decoder = shape.decoder if method.critic == "model" else Weights(0, 0, 0, 0)
+        parts.append(Memory("critic", FLOAT32 * (decoder.count + shape.hidden + 1), "always"))
+        trained, inner = trained + decoder.trained + shape.hidden + 1, inner + decoder.muon
+        copied += shape.matrices + shape.adapters if method.critic == "model" else 0
+    if method.needs_reference and not policy.adapters:
+        parts.append(Memory("reference", FLOAT32 * policy.count, "always"))
+    moments = 2 * trained - (inner if muon else 0)
+    parts.append(Memory("moments (Muon, AdamW)" if muon else "moments (AdamW)", FLOAT32 * moments, "always"))
+    parts.append(Memory("gradients", FLOAT32 * trained, "learning"))
+    if config.model.dtype == "bfloat16":
+        parts.append(Memory("bfloat16 copies", 2 * copied, "learning"))
+    if config.engine.backend == "vllm" and config.samples:
+        size = 2 if config.model.dtype == "bfloat16" else FLOAT32
+        kept = config.train.overlap or not config.engine.vllm.sleep
+        parts.append(Memory("vLLM's weights, without its cache", size * policy.count, "always" if kept else "sampling"))
+    if config.engine.backend == "transformers" and config.source_kind in ("policy", "frozen"):
+        parts.append(Memory("key-value cache", kv_bytes(shape, workload.slots), "sampling"))
+    return parts
+
+
+def kv_bytes(shape: Shape, slots: float) -> float:
+    """Bytes of a key-value cache: 2 · layers · key-value heads · head_dim a place.
+
+    In float32 also where the model computes in bfloat16, as positions are put into keys in float32.
+    """
+    return FLOAT32 * 2 * shape.layers * shape.cached * slots
+
+
+def model_bytes(shape: Shape) -> float:
+    """Bytes of the saved model, in float32; with LoRA, of its adapters."""
+    return FLOAT32 * (shape.policy.adapters or shape.policy.count)
+
+
+def checkpoint_bytes(config: Config, shape: Shape) -> float:
+    """Bytes of a checkpoint: model, moments, the critic, and a reference that moves."""
+    method, kept = config.chosen_method, ("critic", "moments (AdamW)", "moments (Muon, AdamW)")
+    parts = memory(config, shape, _NOTHING)
+    moving = method.reference_period is not None
+    beside = [part.bytes for part in parts if part.name in kept or (part.name == "reference" and moving)]
+    return model_bytes(shape) + sum(beside)
+
+
+SAMPLED_BYTES = 8.0
+"""Of a sampled token in a trajectory file: a float32 log-probability that hardly compresses, id, text, compressed."""
+
+TOLD_BYTES = 1.0
+"""Of a token that an episode was told: id and text; compressed, and mostly shared by a group."""
+
+EPISODE_BYTES = 150.0
+"""Of an episode beside its tokens."""
+
+FILE_BYTES = 30_000.0
+"""Of a file without any: the schema and what is noted of each column."""
+
+
+def stored_bytes(workload: Workload) -> float:
+    """Bytes of a step's Parquet file, compressed; right within a factor of two, as texts compress differently."""
+    episode = EPISODE_BYTES + SAMPLED_BYTES * workload.sampled + TOLD_BYTES * workload.told
+    return FILE_BYTES + workload.rollouts * episode
+
+
+_NOTHING = Workload(Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0), 0, 0, 0, 0, 0, 0, 1, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A method as formulas know it: what runs forward over D tokens, what is trained on them, what is kept.
+
+    Attributes:
+        samples: D is sampled.
+        old: log π_old is computed.
+        reference: log π_ref is computed, and ``kept``: by a model in memory (else it is stored beforehand).
+        kept: See ``reference``.
+        reward_model: A model as large judges.
+        critic: A model as large is trained beside the policy.
+        passes: μ updates, or E epochs.
+        share: Of D that is trained on.
+    """
+
+    samples: bool = False
+    old: bool = False
+    reference: bool = False
+    kept: bool = False
+    reward_model: bool = False
+    critic: bool = False
+    passes: float = 1
+    share: float = 1.0
+
+    @property
+    def flops(self) -> float:
+        """Operations in N·D: 2 for each pass forward, 6 for each update of each trained model."""
+        read = self.samples + self.old + self.reference + self.reward_model + self.critic
+        return 2 * read + 6 * self.passes * self.share * (1 + self.critic)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of state in N, in mixed precision with Adam: 16 a trained model, 2 a frozen one."""
+        return 16 * (1 + self.critic) + 2 * ((self.reference and self.kept) + self.reward_model)
+
+
+TEXTBOOK = {
+    "SFT": Recipe(),
+    "RFT": Recipe(samples=True),
+    "DPO": Recipe(reference=True),
+    "PPO": Recipe(samples=True, old=True, reference=True, kept=True, reward_model=True, critic=True),
+    "GRPO": Recipe(samples=True, old=True, reference=True, kept=True, reward_model=True),
+    "GRPO, β = 0, rules, on-policy": Recipe(samples=True),
+}
+"""The usual rows, with μ = E = 1 and all of D kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Methods of one cost.
+
+    Attributes:
+        methods: Their names.
+        flops: Operations of one pass over the workload.
+        per_token: The same in N·D.
+        bytes: Of memory while it learns.
+        per_weight: The same in N.
+        textbook: What formulas say, in N·D and in N.
+    """
+
+    methods: list[str]
+    flops: float
+    per_token: float
+    bytes: float
+    per_weight: float
+    textbook: tuple[float, int]
+
+
+def compare(config: Config, shape: Shape, workload: Workload) -> list[Compared]:
+    """Every method with its own settings, and two with a KL term, on the same N and D; those of one cost together.
+
+    Each samples all of D if it samples, keeps it all, and goes through it once.
+    """
+    found: dict[tuple[float, float], Compared] = {}
+    settings: list[dict[str, Any]] = [{"name": name} for name in sorted(available())]
+    settings += [{"name": "grpo", "kl_weight": 0.04}, {"name": "ppo", "kl_weight": 0.04, "value_model": "separate"}]
+    for chosen in settings:
+        title = ", ".join(str(value) if key == "name" else f"{key} = {value}" for key, value in chosen.items())
+        needed_besides = {"max_length": config.rollout.max_tokens} if chosen["name"] == "dr_grpo" else {}
+        alone = config.model_copy(update={"method": {**chosen, **needed_besides}, "source": type(config.source)()})
+        method = alone.chosen_method
+        phases = _phases(method, alone.source_kind, shape, replace(workload, resampled=1.0), alone, 1)
+        flops = sum(phase.flops for phase in phases)
+        needed = sum(part.bytes for part in memory(alone, shape, workload) if part.when != "sampling")
+        row = _ROWS.get(method.name, "GRPO" if method.needs_reference else "GRPO, β = 0, rules, on-policy")
+        recipe = replace(TEXTBOOK[row], passes=config.learner.updates)
+        per_token = flops / (shape.policy.count * workload.scoring.tokens)
+        same = found.setdefault(
+            (flops, needed),
+            Compared([], flops, per_token, needed, needed / shape.policy.count, (recipe.flops, recipe.bytes)),
+        )
+        same.methods.append(title)
+    return sorted(found.values(), key=lambda row: (row.flops, row.bytes))
+
+
+_ROWS = {"sft": "SFT", "rft": "RFT", "online_rft": "RFT", "dpo": "DPO", "ppo": "PPO"}
+"""Which row of :data:`TEXTBOOK` a method's is; GRPO's where it is not listed."""

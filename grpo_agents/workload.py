@@ -1,0 +1,211 @@
+"""How many tokens a step computes: what a config's budgets allow at most, or what a run really did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grpo_agents.learner.batch import Row, make_batch, micro_batches
+from grpo_agents.methods import Method
+
+if TYPE_CHECKING:
+    from grpo_agents.config import Config
+    from grpo_agents.cost import Shape
+    from grpo_agents.trajectory import Group, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a model is to compute.
+
+    Attributes:
+        tokens: Positions that go through the layers.
+        pairs: Keys attended, summed over these positions.
+        heads: Positions that go through the output layer.
+        chunked: Of these, in training, those in micro-batches of several chunks of logits: computed twice.
+    """
+
+    tokens: float
+    pairs: float
+    heads: float
+    chunked: float = 0.0
+
+    def times(self, factor: float) -> Work:
+        """So many times as much."""
+        return Work(*(factor * value for value in (self.tokens, self.pairs, self.heads, self.chunked)))
+
+
+def triangle(length: int, before: int = 0) -> float:
+    """Keys that ``length`` tokens attend to: each itself, those among them that precede it, and all ``before`` them.
+
+    >>> triangle(3), triangle(3, before=10)
+    (6.0, 36.0)
+    """
+    return length * before + length * (length + 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A step.
+
+    Attributes:
+        sampling: Of the engine.
+        scoring: Of a forward pass over the batch.
+        learning: Of one update: what has a gradient.
+        slots: Places of the key-value cache when the episodes end.
+        rollouts: Episodes.
+        told: Tokens that an episode was told, on average.
+        sampled: Those that it sampled.
+        turns: Its turns.
+        longest: Tokens of the longest row.
+        resampled: How many times as much is sampled as is kept.
+        measured: Whether it is a run's; else what the budgets allow at most.
+    """
+
+    sampling: Work
+    scoring: Work
+    learning: Work
+    slots: float
+    rollouts: int
+    told: float
+    sampled: float
+    turns: float
+    longest: int
+    resampled: float
+    measured: bool
+
+
+def budgeted(config: Config, shape: Shape, *, prompt: int, observation: int) -> Workload:
+    """The most that a config's budgets allow: every episode takes all its turns and all its tokens.
+
+    Args:
+        config: The run's.
+        shape: The model's.
+        prompt: Tokens of a prompt, which no key bounds.
+        observation: Tokens between two turns, which no key bounds.
+    """
+    rollout, written = config.rollout, config.source_kind in ("demonstrations", "pairs")
+    size = {"demonstrations": 1, "pairs": 2}.get(config.source_kind, rollout.group_size)
+    return episodes(config, shape, config.train.batch, size, prompt, observation, chosen=written)
+
+
+def episodes(
+    config: Config, shape: Shape, groups: int, size: int, prompt: int, observation: int, *, chosen: bool = False
+) -> Workload:
+    """So many groups of episodes that take all their turns and tokens; ``chosen``: pairs that are pairs already."""
+    rollout = config.rollout
+    context = min(shape.context, config.engine.vllm.context_length or shape.context)
+    prompt = min(prompt, context - 1)
+    turns = min(rollout.max_turns, rollout.max_tokens)
+    observed = min(observation * (turns - 1), context - 1 - prompt)
+    sampled = min(rollout.max_tokens, rollout.max_turns * rollout.max_turn_tokens, context - prompt - observed)
+    length, rollouts = prompt + observed + sampled, groups * size
+    rest = observed + sampled - 1  # the last token is drawn, and not fed
+    sampling = Work(
+        groups * prompt + rollouts * rest,
+        groups * triangle(prompt) + rollouts * triangle(rest, prompt),
+        groups + rollouts * (sampled - 1),
+    )
+    together = max(1, min(rollouts, config.learner.max_tokens // length))  # rows of a micro-batch
+    scoring = Work(rollouts * length, rollouts * triangle(length), rollouts * sampled)
+    chunked = scoring.heads if together * sampled > shape.chunk else 0.0
+    learning = replace(scoring, chunked=chunked)
+    if config.method["name"] == "dpo" and not chosen:  # the best and the worst of a group
+        scoring, learning = scoring.times(2 / size), learning.times(2 / size)
+    return Workload(
+        sampling=sampling,
+        scoring=scoring,
+        learning=learning,
+        slots=rollouts * (length - 1),
+        rollouts=rollouts,
+        told=prompt + observed,
+        sampled=sampled,
+        turns=turns,
+        longest=length,
+        resampled=1 + config.chosen_method.most_resamples,
+        measured=False,
+    )
+
+
+def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, replaced: float = 0.0) -> Workload:
+    """The mean of the steps of a run: rows as they were padded, and those of advantage 0 left out where they were.
+
+    Args:
+        config: The run's.
+        shape: The model's.
+        steps: The groups of every step.
+        replaced: Groups that gave way to others, a step.
+    """
+    method, budget = config.chosen_method, config.learner.max_tokens
+    sampling, scoring, learning, slots, longest = [], [], [], 0.0, 0
+    for groups in steps:
+        everyone = [trajectory for group in groups for trajectory in group.trajectories]
+        sampling += [sampled_work(group.trajectories) for group in groups]
+        rows = make_batch(everyone).rows
+        longest = max([longest, *(len(row.ids) for row in rows)])
+        slots += sum(len(sample.ids) for trajectory in everyone for sample in trajectory.samples[-1:])
+        scoring.append(padded_work(rows, budget))
+        if method.gradient_only_from_advantages(0.0):
+            rows = [row for row in rows if np.any(row.advantages)]
+        learning.append(padded_work(rows, budget, method, shape.chunk))
+    trajectories = [trajectory for groups in steps for group in groups for trajectory in group.trajectories]
+    sampled = float(np.mean([trajectory.sampled_tokens for trajectory in trajectories]))
+    tokens = [sum(len(sample.ids) for sample in trajectory.samples) for trajectory in trajectories]
+    groups_a_step = np.mean([len(groups) for groups in steps])
+    return Workload(
+        sampling=total(sampling).times(1 / len(steps)),
+        scoring=total(scoring).times(1 / len(steps)),
+        learning=total(learning).times(1 / len(steps)),
+        slots=slots / len(steps),
+        rollouts=round(len(trajectories) / len(steps)),
+        told=float(np.mean(tokens)) - sampled,
+        sampled=sampled,
+        turns=float(np.mean([len(trajectory.steps) for trajectory in trajectories])),
+        longest=longest,
+        resampled=1 + replaced / float(groups_a_step),
+        measured=True,
+    )
+
+
+def sampled_work(trajectories: Sequence[Trajectory]) -> Work:
+    """What an engine computes for a group: a prompt that rollouts share once, a rewritten history anew.
+
+    Places that an engine in lockstep fills, where an episode waits for the slowest, are left out.
+    """
+    parts, prompts = [], set()
+    for trajectory in trajectories:
+        for number, sample in enumerate(trajectory.samples):
+            drawn = np.flatnonzero(sample.mask)
+            if not len(drawn):
+                continue
+            prompt, fed = int(drawn[0]), int(drawn[-1])  # the last token is drawn, and not fed
+            known = prompt if (key := sample.ids[:prompt].tobytes()) in prompts and number == 0 else 0
+            prompts.add(key)
+            parts.append(Work(fed - known, triangle(fed - known, known), len(drawn) - (known > 0)))
+    return total(parts)
+
+
+def padded_work(rows: Sequence[Row], max_tokens: int, method: Method | None = None, chunk: int | None = None) -> Work:
+    """What the learner computes for rows: those of a micro-batch are as wide as the widest.
+
+    Args:
+        rows: The rows.
+        max_tokens: Of a micro-batch.
+        method: Whose loss; None for a forward pass alone.
+        chunk: Positions whose logits are held at once; None for a forward pass alone.
+    """
+    parts = []
+    for part in micro_batches(rows, max_tokens, "token" if method is None else method.unit):
+        width, trained = max(len(row.ids) for row in part), sum(len(row.trained) for row in part)
+        chunked = trained if chunk is not None and trained > chunk else 0
+        parts.append(Work(len(part) * width, len(part) * triangle(width), trained, chunked))
+    return total(parts)
+
+
+def total(parts: Sequence[Work]) -> Work:
+    """The sum."""
+    sums = [sum(getattr(part, name) for part in parts) for name in ("tokens", "pairs", "heads", "chunked")]
+    return Work(*map(float, sums))

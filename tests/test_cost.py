@@ -1,0 +1,418 @@
+"""The cost model beside what is measured: operations as torch counts them, bytes as they lie in memory and on disk."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_model, sampled, save_start
+from torch.utils.flop_counter import FlopCounterMode
+
+from grpo_agents import store
+from grpo_agents.config import make_config
+from grpo_agents.cost import (
+    TEXTBOOK,
+    Recipe,
+    checkpoint_bytes,
+    compare,
+    critic_forward,
+    critic_training,
+    estimate,
+    forward,
+    kv_bytes,
+    memory,
+    model_bytes,
+    stored_bytes,
+    training,
+)
+from grpo_agents.engines import Request, Sampling
+from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.learner import logprobs as logprobs_module
+from grpo_agents.learner.batch import make_batch, micro_batches
+from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.model import add_lora, load_model
+from grpo_agents.learner.settings import LearnerConfig, LoraSettings, ModelConfig, OptimizerConfig
+from grpo_agents.learner.shape import load_shape, shape_of
+from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.ppo import Ppo
+from grpo_agents.trajectory import Group
+from grpo_agents.workload import Work, budgeted, measured, padded_work, sampled_work, triangle
+
+SHAPES = {
+    "qwen3": {"kind": "qwen3"},
+    "llama": {"kind": "llama"},
+    "wide heads": {"kind": "qwen3", "head_dim": 24},
+    "of five layers": {"kind": "llama", "num_hidden_layers": 5, "intermediate_size": 100, "num_key_value_heads": 4},
+}
+CLOSE = 0.01
+"""How far the operations may be from those that torch counts."""
+
+
+def model_of(name, lora=False, **settings):
+    """A model whose attention is matrix products that torch counts; it computes the whole square of them."""
+    model = make_model(**{**SHAPES[name], **settings}, attn_implementation="eager")
+    return add_lora(model, LoraSettings(rank=4)) if lora else model
+
+
+def make_learner(model, method=None, *, optimizer="adamw", **settings):
+    config = LearnerConfig(optimizer=OptimizerConfig(name=optimizer, lr=1e-3), **settings)
+    return Learner(model, config, method or Grpo(), steps=10)
+
+
+def ragged(count=6, advantages=None):
+    """Trajectories of different lengths and turns."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        turns = [(int(rng.integers(1, 5)), int(rng.integers(1, 4))) for _ in range(rng.integers(1, 4))]
+        advantage = float(rng.normal()) if advantages is None else advantages[number]
+        found.append(sampled(rng, 97, int(rng.integers(1, 7)), turns, advantage=advantage, index=number))
+    return found
+
+
+def counted(work):
+    """The operations of what is done, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def square(work, rows, budget, unit="token"):
+    """The same work where every position attends to the whole width of its micro-batch."""
+    parts = list(micro_batches(rows, budget, unit))
+    return replace(work, pairs=sum(len(part) * max(len(row.ids) for row in part) ** 2 for part in parts))
+
+
+def config_of(**settings):
+    sections = {"model": {"path": "nowhere"}, "env": {"id": "grpo_agents/Math-v0"}}
+    for key, value in settings.items():
+        section, _, name = key.partition("__")
+        if name:
+            sections.setdefault(section, {})[name] = value
+        else:
+            sections[section] = value
+    return make_config(sections)
+
+
+# Operations
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_forward_pass_has_as_many_operations_as_torch_counts(name, lora):
+    model = model_of(name, lora)
+    ids = torch.zeros((3, 40), dtype=torch.int64)
+    with torch.no_grad():
+        found = counted(lambda: model(input_ids=ids, use_cache=False))
+    assert forward(shape_of(model), Work(120, 3 * 40**2, 120)) == pytest.approx(found, rel=1e-3)
+
+
+def test_attention_is_the_part_that_grows_with_the_square():
+    """And d is heads · head_dim: here three times the hidden size."""
+    model = model_of("wide heads")
+    shape = shape_of(model)
+    with torch.no_grad():
+        one, two = (
+            counted(lambda n=n: model(input_ids=torch.zeros((1, n), dtype=torch.int64), use_cache=False))
+            for n in (50, 100)
+        )
+    assert shape.width == 96 == 3 * shape.hidden
+    assert two - 2 * one == pytest.approx(4 * 2 * 96 * (100**2 - 2 * 50**2), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("chunk", [1 << 25, 97 * 7])
+def test_an_update_has_as_many_operations_as_torch_counts(name, checkpointing, chunk, monkeypatch):
+    monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", chunk)
+    model = model_of(name)
+    batch = make_batch(ragged(count=9))
+    learner = make_learner(model, gradient_checkpointing=checkpointing, max_tokens=60)
+    found = counted(lambda: learner.update(batch, 0.0))
+    work = square(padded_work(batch.rows, 60, Grpo(), chunk // 97), batch.rows, 60)
+    assert (work.chunked > 0) == (chunk < 1 << 25)
+    assert training(shape_of(model), work, checkpointing=checkpointing) == pytest.approx(found, rel=CLOSE)
+
+
+def test_an_update_of_adapters_has_as_many_operations_as_torch_counts():
+    """But for the gradient of what the first layer reads, which nobody asks for: one part in layers of the inputs'."""
+    model = model_of("qwen3", lora=True, num_hidden_layers=12)
+    batch = make_batch(ragged(count=9))
+    learner = make_learner(model)
+    found = counted(lambda: learner.update(batch, 0.0))
+    work = square(padded_work(batch.rows, 16384, Grpo()), batch.rows, 16384)
+    assert found < training(shape_of(model), work) < 1.02 * found
+
+
+def test_rows_without_advantage_cost_nothing():
+    batch = make_batch(ragged(advantages=[1.0, 0.0, -1.0, 0.0, 0.0, 0.5]))
+    model = model_of("qwen3")
+    kept = [row for row in batch.rows if row.advantages.any()]
+    work = square(padded_work(kept, 16384), kept, 16384)
+    learner = make_learner(model)
+    found = counted(lambda: learner.update(batch, 0.0))
+    assert len(kept) == 3
+    assert training(shape_of(model), work) == pytest.approx(found, rel=CLOSE)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(("method", "old"), [
+    (Grpo(), "engine"), (Grpo(), "recompute"), (Grpo(kl_weight=0.1), "engine"), (Ppo(), "engine"),
+    (Ppo(value_model="separate", kl_weight=0.1), "engine"),
+], ids=["nothing", "old", "reference", "critic head", "critic and reference"])  # fmt: skip
+def test_before_an_update_only_what_is_asked_for_is_computed(method, old, lora):
+    model = model_of("qwen3", lora)
+    shape, batch = shape_of(model), make_batch(ragged(count=9))
+    learner = make_learner(model, method, old_logprobs=old)
+    found = counted(lambda: learner.prepare(batch))
+    config = config_of(method={"name": method.name, **method.settings()}, learner__old_logprobs=old)
+    step = measured(config, shape, [[Group({}, {}, ragged(count=9))]])
+    work = square(step.scoring, batch.rows, 16384)
+    workload = replace(step, scoring=work)
+    phases = {phase.name: phase.flops for phase in estimate(config, shape, workload).phases}
+    asked = sum(phases.get(name, 0) for name in ("old log-probs", "reference", "critic"))
+    assert asked == pytest.approx(found, rel=CLOSE)
+    assert (found == 0) == (method == Grpo() and old == "engine")
+
+
+@pytest.mark.parametrize("kind", ["head", "separate"])
+def test_training_a_critic_has_as_many_operations_as_torch_counts(kind):
+    model, method = model_of("llama"), Ppo(value_model=kind)
+    shape, batch = shape_of(model), make_batch(ragged(count=9))
+    learner = make_learner(model, method, gradient_checkpointing=True)
+    learner.prepare(batch)
+    found = counted(lambda: learner.update(batch, 0.0))
+    work = square(padded_work(batch.rows, 16384, method), batch.rows, 16384)
+    critic = critic_training(shape, work, method.critic)
+    assert training(shape, work, checkpointing=True) + critic == pytest.approx(found, rel=CLOSE)
+    assert (critic > critic_forward(shape, work, "model")) == (kind == "separate")
+
+
+def test_sampling_a_group_computes_its_prompt_once():
+    model, prompt, tokens, size = model_of("qwen3"), 30, 12, 5
+    engine = TransformersEngine(model, pad_id=0)
+    requests = [Request(session, list(range(prompt)), session, tokens) for session in range(size)]
+    done = []
+    found = counted(lambda: engine.submit(requests, Sampling(stop_ids=()), done.append))
+    assert [completion.tokens for completion in done] == [tokens] * size
+    told = [sampled(np.random.default_rng(number), 97, 0, [(tokens, 0)]) for number in range(size)]
+    for trajectory, completion in zip(told, done, strict=True):
+        sample = trajectory.samples[0]
+        sample.ids = np.array([*range(prompt), *completion.ids], np.int32)
+        sample.mask = np.arange(prompt + tokens) >= prompt
+    work = sampled_work(told)
+    assert work.tokens == prompt + size * (tokens - 1)
+    assert work.heads == 1 + size * (tokens - 1)
+    whole = replace(work, pairs=work.pairs - triangle(prompt) + prompt**2)
+    assert forward(shape_of(model), whole) == pytest.approx(found, rel=CLOSE)
+    config = config_of(rollout={"group_size": size, "max_turn_tokens": tokens, "max_turns": 1}, train__batch=1)
+    assert budgeted(config, shape_of(model), prompt=prompt, observation=9).sampling == work
+
+
+# Memory
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("method", [Grpo(), Grpo(kl_weight=0.1), Ppo(), Ppo(value_model="separate", kl_weight=0.1)],
+                         ids=["grpo", "reference", "critic head", "critic and reference"])  # fmt: skip
+def test_state_takes_as_many_bytes_as_it_does(lora, optimizer, method):
+    """To the byte, but for AdamW's step counters of 4 bytes a tensor."""
+    model = model_of("qwen3", lora)
+    shape = shape_of(model)
+    learner = make_learner(model, method, optimizer=optimizer)
+    gradients = []
+    for parameter in learner.optimizer.named.values():
+        parameter.register_post_accumulate_grad_hook(lambda entry: gradients.append(entry.grad.nbytes))
+    batch = make_batch(ragged())
+    learner.prepare(batch)
+    learner.update(batch, 0.0)
+    config = config_of(method={"name": method.name, **method.settings()}, learner__optimizer={"name": optimizer})
+    step = measured(config, shape, [[Group({}, {}, ragged())]])
+    found = {part.name.split(" ")[0]: part.bytes for part in memory(config, shape, step)}
+
+    def size(module):
+        return 0 if module is None else sum(parameter.nbytes for parameter in module.parameters())
+
+    state = learner.optimizer.state()
+    assert found["weights"] == size(model)
+    assert found["moments"] == sum(value.nbytes for name, value in state.items() if not name.endswith("|step"))
+    assert found["gradients"] == sum(gradients)
+    assert found.get("reference", 0) == size(learner.reference)
+    assert found.get("critic", 0) == size(learner.critic)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_key_value_cache_takes_as_many_bytes_as_it_does(dtype):
+    model = model_of("qwen3")
+    engine = TransformersEngine(
+        model, pad_id=0, computing=lambda: torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+    )
+    engine.submit([Request(n, [1, 2, 3], n, 8) for n in range(4)], Sampling(stop_ids=()), lambda _: None)
+    (block,) = engine._blocks
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in block.cache.layers)
+    assert kv_bytes(shape_of(model), 4 * (3 + 8 - 1)) == held
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
+def test_a_shape_read_off_a_config_is_that_of_the_model(tmp_path, lora):
+    save_start(tmp_path)
+    config = ModelConfig(path=str(tmp_path), device="cpu", lora=lora)
+    (tmp_path / "model.safetensors").rename(tmp_path / "elsewhere")
+    shape = load_shape(config)
+    (tmp_path / "elsewhere").rename(tmp_path / "model.safetensors")
+    model = load_model(config)
+    assert shape == shape_of(model)
+    assert shape.policy.count == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_of_a_mixture_a_token_meets_a_few_experts():
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 97}  # fmt: skip
+    few, many = (
+        shape_of(Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, num_experts=count, num_experts_per_tok=2)))
+        for count in (4, 8)
+    )
+    assert many.policy.count - few.policy.count == 2 * 4 * (
+        3 * 32 * 16 + 32
+    )  # layers · experts · (three matrices, router)
+    assert many.matrices - few.matrices == 2 * 4 * 32  # the router
+
+
+# Disk
+
+
+def test_a_file_of_trajectories_is_within_a_factor_of_two(unbroken):
+    for file in sorted((unbroken / "trajectories").glob("*.parquet")):
+        config = config_of()
+        step = measured(config, shape_of(make_model()), [store.read_groups(file)])
+        assert 0.5 < stored_bytes(step) / file.stat().st_size < 2, file.name
+
+
+def test_checkpoint_and_model_take_as_many_bytes_as_they_do(unbroken):
+    """But for the headers of files and AdamW's counters."""
+    from grpo_agents.config import load_config
+
+    config = load_config(unbroken / "config.toml")
+    shape = load_shape(config.model)
+    latest = max((unbroken / "checkpoints").glob("step-*"))
+    held = sum(file.stat().st_size for file in latest.rglob("*.safetensors"))
+    assert checkpoint_bytes(config, shape) == pytest.approx(held, rel=0.04)
+    assert model_bytes(shape) == pytest.approx((unbroken / "model" / "model.safetensors").stat().st_size, rel=0.02)
+
+
+# Whole runs
+
+
+def test_the_textbook_rows_are_those_of_the_formulas():
+    rows = {name: (recipe.flops, recipe.bytes) for name, recipe in TEXTBOOK.items()}
+    assert rows == {
+        "SFT": (6, 16),
+        "RFT": (8, 16),
+        "DPO": (8, 16),
+        "PPO": (22, 36),
+        "GRPO": (14, 20),
+        "GRPO, β = 0, rules, on-policy": (8, 16),
+    }
+    epochs, updates, kept = 3, 4, 0.25
+    assert replace(TEXTBOOK["SFT"], passes=epochs).flops == 6 * epochs
+    assert replace(TEXTBOOK["RFT"], passes=epochs, share=kept).flops == 2 + 6 * kept * epochs
+    assert replace(TEXTBOOK["DPO"], passes=epochs).flops == 6 * epochs + 2
+    assert replace(TEXTBOOK["DPO"], kept=True).bytes == 18
+    assert replace(TEXTBOOK["PPO"], passes=updates).flops == 2 + 2 + 2 + 2 + 2 + 12 * updates
+    assert replace(TEXTBOOK["GRPO"], passes=updates).flops == 2 + 2 + 2 + 2 + 6 * updates
+    assert replace(TEXTBOOK["GRPO"], reward_model=False).bytes == 18
+    assert Recipe(samples=True, old=True).flops == 10
+
+
+@pytest.fixture
+def shape():
+    return shape_of(make_model())
+
+
+def test_methods_are_compared_on_the_same_tokens(shape):
+    config = config_of(rollout={"max_turns": 1})
+    workload = budgeted(config, shape, prompt=100, observation=0)
+    rows = {name: row for row in compare(config, shape, workload) for name in row.methods}
+    sft, grpo, held = rows["sft"], rows["grpo"], rows["grpo, kl_weight = 0.04"]
+    assert grpo.flops - sft.flops == forward(shape, workload.sampling)
+    assert held.flops - grpo.flops == forward(shape, workload.scoring)
+    assert rows["dpo"].flops == sft.flops + forward(shape, workload.scoring)
+    assert held.per_weight - grpo.per_weight == 4  # a reference, in float32
+    assert sft.per_weight == 16  # weights, gradients, two moments
+    assert rows["ppo, kl_weight = 0.04, value_model = separate"].per_weight == pytest.approx(36, rel=0.01)
+    assert rows["dapo"] is rows["dr_grpo"] is grpo
+    assert (rows["ppo"].textbook, held.textbook) == ((22, 36), (14, 20))
+
+
+def test_the_run_is_the_sum_of_its_steps(shape):
+    rollout = {"group_size": 4, "max_turns": 1, "max_turn_tokens": 32}
+    train = {"steps": 10, "batch": 3, "save_every": 4, "keep": 2}
+    config = config_of(rollout=rollout, train=train, eval={"every": 4, "tasks": 12}, learner={"updates": 2})
+    workload = budgeted(config, shape, prompt=20, observation=9)
+    found = estimate(config, shape, workload, prompt=20, observation=9)
+    assert (workload.rollouts, workload.told, workload.sampled, workload.longest) == (12, 20, 32, 52)
+    assert {phase.name: phase.times for phase in found.phases} == {"sampling": 10, "training": 10, "evaluation": 4}
+    sampling, learning, evaluation = found.phases
+    assert learning.flops == 2 * training(shape, workload.learning)
+    assert evaluation.flops > sampling.flops  # twelve prompts for three
+    assert found.flops == 10 * (sampling.flops + learning.flops) + 4 * evaluation.flops
+    counts = {entry.name: entry.count for entry in found.stored}
+    assert counts == {"trajectories": 10, "evaluations": 4, "checkpoints": 2, "model": 1}
+    state = 16 * shape.policy.count
+    assert found.needed("learning") == state
+    assert found.needed("sampling") == state - 4 * shape.policy.count + kv_bytes(shape, 12 * 51)
+
+
+def test_what_is_sampled_depends_on_the_source(shape):
+    def phases(**settings):
+        config = config_of(train={"steps": 20}, **settings)
+        workload = budgeted(config, shape, prompt=20, observation=9)
+        return {phase.name: phase.times for phase in estimate(config, shape, workload).phases}
+
+    assert phases(method={"name": "sft"}, source={"path": "a"}) == {"training": 20}
+    assert phases(method={"name": "rft"}, source={"batches": 3}) == {"sampling": 3, "training": 20}
+    assert phases(method={"name": "dpo"}, source={"path": "a"}) == {"reference": 20, "training": 20}
+    stored = phases(source={"kind": "stored", "path": "a"}, learner__old_logprobs="recompute")
+    assert stored == {"old log-probs": 20, "training": 20}
+
+
+def test_of_a_group_dpo_learns_from_two(shape):
+    config = config_of(method={"name": "dpo"}, source={"kind": "policy"}, rollout={"group_size": 8})
+    workload = budgeted(config, shape, prompt=20, observation=9)
+    grpo = budgeted(config_of(rollout={"group_size": 8}), shape, prompt=20, observation=9)
+    assert workload.scoring.tokens == grpo.scoring.tokens / 4
+    assert workload.sampling == grpo.sampling
+
+
+def test_budgets_are_an_upper_bound_of_what_a_run_did(warm, unbroken):
+    from grpo_agents.config import load_config
+
+    config = load_config(unbroken / "config.toml")
+    shape = load_shape(config.model)
+    steps = [store.read_groups(file) for file in sorted((unbroken / "trajectories").glob("train-*.parquet"))]
+    did = measured(config, shape, steps)
+    allowed = budgeted(config, shape, prompt=120, observation=30)
+    assert did.measured
+    assert not allowed.measured
+    assert did.rollouts == allowed.rollouts == 9
+    assert did.turns <= allowed.turns
+    assert did.sampled <= allowed.sampled
+    for name in ("sampling", "scoring", "learning"):
+        assert getattr(did, name).tokens <= getattr(allowed, name).tokens, name
+
+
+def test_a_second_copy_of_the_weights_is_vllms(shape):
+    def held(**settings):
+        config = config_of(engine={"backend": "vllm"}, **settings)
+        workload = budgeted(config, shape, prompt=20, observation=9)
+        return {part.name: (part.bytes, part.when) for part in memory(config, shape, workload)}
+
+    name, count = "vLLM's weights, without its cache", shape.policy.count
+    assert held()[name] == (4 * count, "sampling")
+    assert held(model={"path": "nowhere", "dtype": "bfloat16"})[name] == (2 * count, "sampling")
+    overlapping = {"train": {"overlap": True}, "method": {"tis": 2.0}, "learner__old_logprobs": "recompute"}
+    assert held(**overlapping)[name] == (4 * count, "always")
+    assert "key-value cache" not in held()
