@@ -184,6 +184,7 @@ def assign_credit(batch: Batch, method: Method) -> None:
             old=np.concatenate([row.old for row in rows]),
             reference=_joined([row.reference for row in rows]),
             values=_joined([row.values for row in rows]),
+            group=rows[0].group,
         )
         for rows in together.values()
     ]

@@ -160,8 +160,8 @@ class Learner:
         """
         rows = batch.rows
         if self.method.gradient_only_from_advantages(progress):
-            pushed = {row.trajectory for row in rows if np.any(row.advantages)}
-            rows = [row for row in rows if row.trajectory in pushed]
+            moved = {row.trajectory for row in rows if np.any(row.advantages)}
+            rows = [row for row in rows if row.trajectory in moved]  # whole ones: a sequence ratio needs every row
         entropy_gradient = self.method.entropy_weight(progress) > 0
         sums: dict[str, float] = defaultdict(float)
         compared: list[tuple[np.ndarray, ...]] = []

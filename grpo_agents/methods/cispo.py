@@ -25,5 +25,8 @@ class Cispo(Grpo):
 
     def surrogate(self, tokens: Tokens) -> torch.Tensor:
         """The weighed log-probability."""
-        weight = (tokens.logprobs - tokens.old).detach().exp().clamp_max(self.cap)
-        return weight * tokens.advantages * tokens.logprobs
+        return self.ratio(tokens).detach().clamp_max(self.cap) * tokens.advantages * tokens.logprobs
+
+    def is_clipped(self, tokens: Tokens) -> torch.Tensor:
+        """Where the cap holds, (tokens,)."""
+        return self.ratio(tokens) > self.cap

@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import Field
 
 from grpo_agents.advantage import Scores
-from grpo_agents.methods.baselines import centred
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.trajectory import Trajectory
 
@@ -20,26 +19,24 @@ class GiGpo(Grpo):
     """Â = Â_episode + ω Â_step, Â_step normalising discounted returns among identical observations of the group."""
 
     name: ClassVar[str] = "gigpo"
+    unused: ClassVar[tuple[str, ...]] = ("supervision",)
 
     step_weight: float = Field(default=1.0, ge=0, description="ω of the turns' advantage.")
     discount: float = Field(default=0.95, ge=0, le=1, description="γ of a turn's return, by turns.")
 
     def turn_advantages(self, groups: Sequence[Scores]) -> list[list[np.ndarray]]:
-        """ω Â_step of every turn; 0 where nobody else of the group saw the same."""
-        found = []
-        for group in groups:
-            returns = [discounted(turns, self.discount) for turns in group.turns]
-            met: dict[str, list[tuple[int, int]]] = defaultdict(list)
-            for rollout, trajectory in enumerate(group.trajectories):
+        """ω Â_step of every turn; 0 where nothing else in the group began so, and in a group of one."""
+        met: dict[tuple[int, str], list[tuple[int, int, int]]] = defaultdict(list)
+        for number, group in enumerate(groups):
+            for rollout, trajectory in enumerate(group.trajectories if len(group.returns) > 1 else ()):
                 for turn, state in enumerate(states(trajectory)):
-                    met[state].append((rollout, turn))
-            steps = [np.zeros(len(turns)) for turns in group.turns]
-            for places in met.values():
-                values = np.array([returns[rollout][turn] for rollout, turn in places])
-                normal = self.step_weight * centred(values, divide_by_std=self.scale == "group")
-                for (rollout, turn), value in zip(places, normal, strict=True):
-                    steps[rollout][turn] = value
-            found.append(steps)
+                    met[number, state].append((number, rollout, turn))
+        returns = [[discounted(turns, self.discount) for turns in group.turns] for group in groups]
+        found = [[np.zeros(len(turns)) for turns in group.turns] for group in groups]
+        alike = [np.array([returns[group][rollout][turn] for group, rollout, turn in met[key]]) for key in met]
+        for places, values in zip(met.values(), self.normalised(alike), strict=True):
+            for (group, rollout, turn), value in zip(places, values, strict=True):
+                found[group][rollout][turn] = self.step_weight * value
         return found
 
 

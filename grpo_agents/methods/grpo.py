@@ -102,6 +102,12 @@ class Grpo(Method):
             raise ValueError("aggregation = 'constant' and max_length go together: set both or neither")
         if self.tis is not None and self.mis is not None:
             raise ValueError("tis and mis exclude each other: cut weights, or drop what they are too large for")
+        cap = self.tis if self.tis is not None else self.mis
+        if self.importance_low > (cap or 0):
+            raise ValueError(
+                f"importance_low = {self.importance_low:g} is the lower bound of the weights of tis or mis, "
+                + ("and neither is set" if cap is None else f"and above the upper one, {cap:g}")
+            )
         if self.kl_weight and self.kl_in == "loss" and self.kl == "k1":
             raise ValueError(
                 "kl = 'k1' in the loss has no gradient in expectation, as E[∇ log π] = 0: set kl_in = 'reward', or "
@@ -153,21 +159,22 @@ class Grpo(Method):
         """R − mean R, divided as ``scale`` says; 0 with process supervision, where turns have their own."""
         if self.supervision == "process":
             return [np.zeros(len(group.returns)) for group in groups]
-        found = [centred(group.returns, divide_by_std=self.scale == "group") for group in groups]
-        return whitened(found, centre=False) if self.scale == "batch" else found
+        return self.normalised([group.returns for group in groups])
 
     def turn_advantages(self, groups: Sequence[Scores]) -> list[list[np.ndarray]] | None:
         """With process supervision: of every turn, its normalised reward and those of all later turns."""
         if self.supervision == "outcome":
             return None
-        rewards = [np.concatenate(group.turns) if group.turns else np.zeros(0) for group in groups]
-        normal = [centred(values, divide_by_std=self.scale == "group") for values in rewards]
-        if self.scale == "batch":
-            normal = whitened(normal, centre=False)
+        normal = self.normalised([np.concatenate(group.turns) * (len(group.returns) > 1) for group in groups])
         return [
             [np.cumsum(turns[::-1])[::-1] for turns in np.split(values, np.cumsum([len(t) for t in group.turns])[:-1])]
             for values, group in zip(normal, groups, strict=True)
         ]
+
+    def normalised(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Each array less its mean, divided as ``scale`` says."""
+        found = [centred(array, divide_by_std=self.scale == "group") for array in values]
+        return whitened(found, centre=False) if self.scale == "batch" else found
 
     def credit(self, episodes: Sequence[Episode]) -> None:
         """With ``kl_in = "reward"``: Â_t − β Σ_{s ≥ t} KL_s."""
@@ -205,8 +212,11 @@ class Grpo(Method):
 
     def surrogate(self, tokens: Tokens) -> torch.Tensor:
         """What is maximised at each token, before weights, KL and entropy, (tokens,)."""
-        ratio = (tokens.logprobs - tokens.old).exp()
-        return clipped(ratio, tokens.advantages, self.clip_low, self.clip_high, self.dual_clip)
+        return clipped(self.ratio(tokens), tokens.advantages, self.clip_low, self.clip_high, self.dual_clip)
+
+    def ratio(self, tokens: Tokens) -> torch.Tensor:
+        """The ratio ρ = π/π_old of each token, (tokens,)."""
+        return (tokens.logprobs - tokens.old).exp()
 
     def sampler_weights(self, tokens: Tokens) -> torch.Tensor:
         """The weight of each token against a sampler that is not π_old, (tokens,)."""
@@ -230,7 +240,7 @@ class Grpo(Method):
 
     def is_clipped(self, tokens: Tokens) -> torch.Tensor:
         """Where the clip takes the gradient away, (tokens,)."""
-        ratio = (tokens.logprobs - tokens.old).exp()
+        ratio = self.ratio(tokens)
         above = (tokens.advantages > 0) & (ratio > 1 + self.clip_high)
         below = (tokens.advantages < 0) & (ratio < 1 - self.clip_low)
         if self.dual_clip is not None:

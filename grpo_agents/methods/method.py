@@ -74,6 +74,7 @@ class Episode:
         reference: log π_ref, (tokens,); None without.
         values: What the critic expects before each, (tokens,); None without.
         returns: What it should have expected, (tokens,), where a method says so.
+        group: Which of the batch's groups it is of.
     """
 
     advantages: np.ndarray
@@ -82,6 +83,7 @@ class Episode:
     reference: np.ndarray | None = None
     values: np.ndarray | None = None
     returns: np.ndarray | None = None
+    group: int = 0
 
 
 class Method(Section):

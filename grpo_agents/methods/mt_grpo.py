@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import Field
 
 from grpo_agents.advantage import Scores
-from grpo_agents.methods.baselines import centred
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.trajectory import Trajectory
 
@@ -22,23 +21,24 @@ class MtGrpo(Grpo):
     """
 
     name: ClassVar[str] = "mt_grpo"
+    unused: ClassVar[tuple[str, ...]] = ("supervision",)
 
     turn_weight: float = Field(default=1.0, ge=0, description="λ of the turns' own advantage.")
 
     def turn_advantages(self, groups: Sequence[Scores]) -> list[list[np.ndarray]]:
         """λ Â_turn on the turns up to the first tool result, 0 on later ones."""
-        found = []
-        for group in groups:
-            firsts = [turns_to_first_result(trajectory) for trajectory in group.trajectories]
-            earned = np.array([turns[:first].sum() for turns, first in zip(group.turns, firsts, strict=True)])
-            normal = self.turn_weight * centred(earned, divide_by_std=self.scale == "group")
-            found.append(
-                [
-                    np.where(np.arange(len(turns)) < first, value, 0.0)
-                    for turns, first, value in zip(group.turns, firsts, normal, strict=True)
-                ]
-            )
-        return found
+        firsts = [[turns_to_first_result(trajectory) for trajectory in group.trajectories] for group in groups]
+        earned = [
+            np.array([turns[:stop].sum() for turns, stop in zip(group.turns, stops, strict=True)])
+            for group, stops in zip(groups, firsts, strict=True)
+        ]
+        return [
+            [
+                np.where(np.arange(len(turns)) < stop, self.turn_weight * value, 0.0)
+                for turns, stop, value in zip(group.turns, stops, values, strict=True)
+            ]
+            for group, stops, values in zip(groups, firsts, self.normalised(earned), strict=True)
+        ]
 
 
 def turns_to_first_result(trajectory: Trajectory) -> int:

@@ -31,6 +31,10 @@ class ReinforcePlusPlus(Grpo):
     def credit(self, episodes: Sequence[Episode]) -> None:
         """KL in the reward, then whitening."""
         super().credit(episodes)
+        self.whiten(episodes)
+
+    def whiten(self, episodes: Sequence[Episode]) -> None:
+        """Over all tokens of the episodes."""
         for episode, advantages in zip(episodes, whitened([e.advantages for e in episodes]), strict=True):
             episode.advantages = advantages
 
@@ -48,3 +52,11 @@ class ReinforcePlusPlusBaseline(ReinforcePlusPlus):
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
         """R − mean R."""
         return [centred(group.returns, divide_by_std=False) for group in groups]
+
+    def whiten(self, episodes: Sequence[Episode]) -> None:
+        """Over all tokens of the episodes; groups without any spread stay at 0, whatever the mean over tokens is."""
+        spread = {episode.group for episode in episodes if np.any(episode.advantages)}
+        super().whiten(episodes)
+        for episode in episodes:
+            if episode.group not in spread:
+                episode.advantages = np.zeros(len(episode.advantages))

@@ -24,8 +24,14 @@ class Sapo(Grpo):
 
     def surrogate(self, tokens: Tokens) -> torch.Tensor:
         """The gated advantage."""
-        ratio = (tokens.logprobs - tokens.old).exp()
+        ratio = self.ratio(tokens)
         tau = ratio.new_full((), self.tau_positive).where(
             tokens.advantages > 0, ratio.new_full((), self.tau_negative)
         )  # (tokens,)
         return 4 / tau * (tau * (ratio - 1)).sigmoid() * tokens.advantages
+
+    def is_clipped(self, tokens: Tokens) -> torch.Tensor:
+        """Nowhere, (tokens,)."""
+        import torch
+
+        return torch.zeros_like(tokens.advantages, dtype=torch.bool)
