@@ -13,6 +13,7 @@ from grpo_agents.cli.commands import Command, Group
 from grpo_agents.cli.environments import check, envs, play
 from grpo_agents.cli.errors import Commands
 from grpo_agents.cli.evaluation import evaluate_files
+from grpo_agents.cli.explaining import explain
 from grpo_agents.cli.starting import keys, new_env, new_reward
 from grpo_agents.cli.training import rollout, train
 from grpo_agents.cli.verification import verify
@@ -32,6 +33,7 @@ app.add_typer(new, name="new")
 app.command(cls=Command)(train)
 app.command(cls=Command)(rollout)
 app.command("evaluate", cls=Command)(evaluate_files)
+app.command(cls=Command)(explain)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer
 app.command(cls=Command)(envs)
 app.command(cls=Command)(check)

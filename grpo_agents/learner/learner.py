@@ -163,7 +163,7 @@ class Learner:
         compared: list[tuple[np.ndarray, ...]] = []
         self.model.train()
         for part in micro_batches(rows, self.config.max_tokens, self.method.unit):
-            tokens = self._tokens(part, self._forward(self.model, part, entropy_gradient), batch, progress)
+            tokens = self.tokens(part, self._forward(self.model, part, entropy_gradient), batch, progress)
             loss = self.method.loss(tokens)
             loss.backward()
             sums["loss"] += loss.item()
@@ -224,7 +224,9 @@ class Learner:
             values = self.critic(tokens, at - 1, hidden) if self.critic is not None and model is self.model else None
             return Forward(logprobs, entropy, values)
 
-    def _tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
+    def tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
+        """What a method's loss reads of some rows: side by side, with the normalisers of the whole batch."""
+
         def together(values: Sequence[np.ndarray | None], dtype: torch.dtype = torch.float32) -> torch.Tensor | None:
             known = [array for array in values if array is not None]
             if len(known) < len(values):

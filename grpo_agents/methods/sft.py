@@ -18,10 +18,16 @@ class Sft(Method):
 
     name: ClassVar[str] = "sft"
     sources: ClassVar[tuple[SourceKind, ...]] = ("demonstrations",)
+    reward: ClassVar[str] = "none"
 
     aggregation: Aggregation = Field(
         default="sequence", description="sequence: the mean over dialogues of Σ/|o|; token: Σ/Σ|o|, over the batch."
     )
+
+    @property
+    def formula(self) -> str:
+        """1."""
+        return "1"
 
     def loss(self, tokens: Tokens) -> torch.Tensor:
         """−Â log π, summed as ``aggregation`` says."""
