@@ -218,7 +218,8 @@ def assign_advantages(
         method: What becomes of returns.
 
     Returns:
-        Figures: ``groups_tied`` (share in which nothing is better than anything else), ``left_out`` (trajectories that take no part).
+        Figures: ``groups_tied`` (share in which nothing is better than anything else), ``left_out`` (trajectories that
+        take no part).
 
     Raises:
         ValueError: The gate is no component of the vector, or not between 0 and 1.
