@@ -27,6 +27,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.trajectories = self.path / "trajectories"
         self.tensorboard = self.path / "tensorboard"
+        self.lens = self.path / "lens"
         self.model = self.path / "model"
         self.curves = self.path / "curves.png"
         self.tool_use = self.path / "tool_use.png"
@@ -68,7 +69,7 @@ class RunFolder:
             )
 
     def _remove(self) -> None:
-        for folder in (self.tensorboard, self.trajectories, self.model, self.checkpoints):
+        for folder in (self.tensorboard, self.trajectories, self.lens, self.model, self.checkpoints):
             if folder.exists():
                 shutil.rmtree(folder)
         for file in (self.config, self.curves, self.tool_use, self.metrics):

@@ -172,6 +172,12 @@ def read_steps(paths: str | Path | Iterable[str | Path]) -> list[int]:
     return sorted(steps)
 
 
+def read_places(path: str | Path) -> list[dict[str, Any]]:
+    """Where each trajectory of a file belongs: its ``run_step``, ``phase``, ``group`` and ``index``."""
+    with _open(Path(path)) as file:
+        return file.read(["run_step", "phase", "group", "index"]).to_pylist()
+
+
 def _check_group(group: Group, numbers: set[int]) -> str:
     """Refuses a group that :func:`read_groups` could not put together again; returns its notes as JSON text."""
     if not group.trajectories:

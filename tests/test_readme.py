@@ -94,6 +94,13 @@ def test_the_program_is_found_before_it_is_called():
     assert TEXT.index(". .venv/bin/activate") < TEXT.index("\ngrpo-agents ")
 
 
+def test_the_lens_shows_the_papers_methods(outputs):
+    _, printed = outputs
+    assert "trajectory 0.0 of train-000001.parquet, one of a group of 2" in printed["explain"]
+    for method in ("run: grpo", "sft", "rft", "online_rft", "dpo", "ppo", "grpo"):
+        assert f"\n{method} " in printed["explain"]
+
+
 def test_the_evaluation_shows_the_vector(outputs):
     _, printed = outputs
     assert "3 episodes of 3 tasks" in printed["evaluate"]

@@ -169,7 +169,7 @@ class Learner:
         if self.critic is not None:
             self.critic.train()
         for part in micro_batches(rows, self.config.max_tokens, self.method.unit):
-            tokens = self._tokens(part, self._forward(self.model, part, self.critic, entropy_gradient), batch, progress)
+            tokens = self.tokens(part, self._forward(self.model, part, self.critic, entropy_gradient), batch, progress)
             loss = self.method.loss(tokens)
             self.optimizer.backward(loss)
             sums["loss"] += loss.item()
@@ -245,7 +245,9 @@ class Learner:
             values = critic(tokens, at - 1, hidden) if critic is not None else None
             return Forward(logprobs, entropy, values)
 
-    def _tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
+    def tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
+        """What a method's loss reads of some rows: side by side, with the normalisers of the whole batch."""
+
         def together(values: Sequence[np.ndarray | None], dtype: torch.dtype = torch.float32) -> torch.Tensor | None:
             known = [array for array in values if array is not None]
             if len(known) < len(values):

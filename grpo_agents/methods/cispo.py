@@ -19,6 +19,7 @@ class Cispo(Grpo):
 
     name: ClassVar[str] = "cispo"
     unused: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")
+    pushes: ClassVar[str] = "min(ρ, cap) Â"
 
     cap: float = Field(default=5.0, gt=0, description="Largest weight of a token, absolute (ScaleRL: 5.0).")
     aggregation: Aggregation = Field(default="token", description="As in grpo.")

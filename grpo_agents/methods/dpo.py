@@ -26,11 +26,18 @@ class Dpo(Method):
 
     name: ClassVar[str] = "dpo"
     sources: ClassVar[tuple[SourceKind, ...]] = ("pairs", "frozen", "stored", "policy")
+    reward: ClassVar[str] = "preference"
 
     beta: float = Field(default=0.1, gt=0, description="β: how far from the reference a pair may push.")
     form: Literal["textbook", "length_normalised"] = Field(
         default="textbook", description="Sums of log-ratios over a trajectory, or their means over its tokens."
     )
+
+    @property
+    def formula(self) -> str:
+        """±σ(β (worse − better)), and what the textbook form multiplies it by."""
+        factor = "β|o| " if self.form == "textbook" else ""
+        return f"±{factor}σ(β(worse − better)) of their log π/π_ref; + on the better"
 
     @property
     def unit(self) -> Literal["token", "trajectory", "group"]:

@@ -24,9 +24,13 @@ class Grpo(Method):
     Per token: −w min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â) + β KL − bonus · H, with ρ = π/π_old, and w = 1 or what
     ``tis`` or ``mis`` make of π_old/π_sampler; summed as ``aggregation`` says. Â is R − mean R over the group, divided
     as ``scale`` says; with process supervision the sum of the normalised rewards of this turn and all later ones.
+
+    Attributes:
+        pushes: What the surrogate gives to a token's coefficient, in words.
     """
 
     name: ClassVar[str] = "grpo"
+    pushes: ClassVar[str] = "ρ Â, 0 where the clip holds"
 
     scale: Literal["group", "batch", "none"] = Field(
         default="group",
@@ -118,6 +122,14 @@ class Grpo(Method):
         if self.reference_every is not None and not self.kl_weight:
             raise ValueError("reference_every moves a reference that nothing reads: set kl_weight, too")
         return self
+
+    @property
+    def formula(self) -> str:
+        """What the surrogate gives, and the KL term."""
+        if not self.kl_weight or self.kl_in == "reward":
+            return self.pushes
+        kl = {"k1": "− β", "k2": "− β log(π/π_ref)", "k3": "+ β(π_ref/π − 1)", "unbiased": "− βρ log(π/π_ref)"}
+        return f"{self.pushes}; {kl[self.kl]}"
 
     # What it asks for
 

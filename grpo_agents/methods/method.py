@@ -93,11 +93,13 @@ class Method(Section):
         name: What a config calls it.
         sources: What it can learn from, the usual one first.
         unused: Settings that it inherits and does not read; setting one is refused.
+        reward: What it takes of the rewards, in words.
     """
 
     name: ClassVar[str]
     sources: ClassVar[tuple[SourceKind, ...]] = ("policy", "stored", "frozen")
     unused: ClassVar[tuple[str, ...]] = ()
+    reward: ClassVar[str] = "rule or model"
 
     @model_validator(mode="after")
     def _only_what_is_read(self) -> Method:
@@ -108,6 +110,11 @@ class Method(Section):
     def settings(self) -> dict[str, Any]:
         """Every setting that it reads, as plain JSON."""
         return self.model_dump(mode="json", exclude=set(self.unused))
+
+    @property
+    def formula(self) -> str:
+        """The coefficient on a token in words, on the scale of DeepSeekMath's table; empty leaves it to the class."""
+        return ""
 
     # What it asks for
 

@@ -27,6 +27,8 @@ class Ppo(Grpo):
 
     name: ClassVar[str] = "ppo"
     unused: ClassVar[tuple[str, ...]] = ("scale",)
+    reward: ClassVar[str] = "rule or model, less KL"
+    pushes: ClassVar[str] = "ρ Â_t by GAE, 0 where the clip holds"
 
     value_model: Literal["head", "separate"] = Field(
         default="head", description="A layer on the policy's hidden states, or a model of its own beside it."

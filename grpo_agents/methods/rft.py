@@ -18,6 +18,7 @@ class Rft(Sft):
 
     name: ClassVar[str] = "rft"
     sources: ClassVar[tuple[SourceKind, ...]] = ("frozen", "stored")
+    reward: ClassVar[str] = "rule"
 
     correct: str = Field(default="outcome", description="The reward component that says whether a rollout is right.")
     at_least: float = Field(default=1.0, description="From which value of it on a rollout counts as right.")
@@ -26,6 +27,11 @@ class Rft(Sft):
     def needs_rewards(self) -> tuple[str, ...]:
         """``correct``."""
         return (self.correct,)
+
+    @property
+    def formula(self) -> str:
+        """1[correct]."""
+        return "1[correct]; what is wrong is left out"
 
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
         """1 where right, NaN elsewhere."""
@@ -37,6 +43,11 @@ class OnlineRft(Rft):
 
     name: ClassVar[str] = "online_rft"
     sources: ClassVar[tuple[SourceKind, ...]] = ("policy",)
+
+    @property
+    def formula(self) -> str:
+        """1[correct]."""
+        return "1[correct]"
 
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
         """1 where right, 0 where wrong, NaN where that is not known."""

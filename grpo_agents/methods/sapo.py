@@ -18,6 +18,7 @@ class Sapo(Grpo):
 
     name: ClassVar[str] = "sapo"
     unused: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")
+    pushes: ClassVar[str] = "4 σ(1 − σ) ρ Â with σ(τ(ρ − 1))"
 
     tau_positive: float = Field(default=1.0, gt=0, description="τ where Â > 0.")
     tau_negative: float = Field(default=1.05, gt=0, description="τ elsewhere: larger falls off faster.")

@@ -18,6 +18,7 @@ class Sft(Method):
 
     name: ClassVar[str] = "sft"
     sources: ClassVar[tuple[SourceKind, ...]] = ("demonstrations",)
+    reward: ClassVar[str] = "none"
 
     aggregation: Aggregation = Field(
         default="sequence", description="sequence: the mean over dialogues of Σ/|o|; token: Σ/Σ|o|, over the batch."
@@ -27,6 +28,11 @@ class Sft(Method):
     def normalises_by_group(self) -> bool:
         """False: what is imitated is compared with nothing."""
         return False
+
+    @property
+    def formula(self) -> str:
+        """1."""
+        return "1"
 
     def loss(self, tokens: Tokens) -> torch.Tensor:
         """−Â log π, summed as ``aggregation`` says."""

@@ -13,14 +13,27 @@ from grpo_agents.cli import training
 
 def test_help_has_an_example_for_each_command(run):
     listed = run("--help").stdout
-    for command in ("train", "rollout", "evaluate", "cost", "envs", "keys", "check", "play", "new env", "new reward"):
+    for command in (
+        "train",
+        "rollout",
+        "reward-model",
+        "evaluate",
+        "explain",
+        "cost",
+        "envs",
+        "keys",
+        "check",
+        "play",
+        "new env",
+        "new reward",
+    ):
         assert command.split()[0] in listed
         shown = run(*command.split(), "--help").stdout
         assert f"Example: grpo-agents {command}" in shown
 
 
 def test_help_gives_a_value_to_nothing_that_takes_none(run):
-    for command in ("", "train", "rollout", "evaluate", "cost", "new", "new env"):
+    for command in ("", "train", "rollout", "evaluate", "explain", "cost", "new", "new env"):
         shown = run(*command.split(), "--help").stdout
         assert "<bool>" not in shown
         assert "list[" not in shown
