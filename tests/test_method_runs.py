@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 from safetensors.torch import load_file
-from tiny import plain
 
 from grpo_agents import store
 from grpo_agents.engines.transformers import TransformersEngine
@@ -229,11 +228,3 @@ def test_what_is_right_has_to_be_a_reward(method, config, tmp_path):
     with pytest.raises(ValueError, match=r"reads the reward 'even', which is not .*: odd\. Add it to rewards\.v"):
         Trainer(config(tmp_path / "run", method))
     assert not (tmp_path / "run").exists()
-
-
-def test_two_runs_on_the_same_frozen_groups_differ_in_nothing_but_the_seed(config, tmp_path):
-    one, same, other = (train(config(tmp_path / name, "{name = 'rft', correct = 'odd'}", seed=seed, **{"train.steps": 2}))
-                        for name, seed in (("one", 0), ("same", 0), ("other", 1)))  # fmt: skip
-    assert left_behind(one) == left_behind(same)
-    frozen = [list(map(plain, store.read(folder / "trajectories"))) for folder in (one, other)]
-    assert frozen[0] != frozen[1]

@@ -31,7 +31,7 @@ def make_learner(model, method, *, lr=1e-2, source="policy", **settings):
 
 
 def ragged(model, count=6, seed=0):
-    """Trajectories of different lengths; every third one goes on in a second sample. Their log-probs are the model's."""
+    """Trajectories of different lengths; every third one has a second sample; log-probs are the model's."""
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):
@@ -46,8 +46,8 @@ def ragged(model, count=6, seed=0):
         steps = []
         for place, sample in enumerate(samples):
             trained = np.flatnonzero(sample.mask)
-            for span in np.split(trained, np.flatnonzero(np.diff(trained) > 1) + 1):
-                steps.append(Step({}, sample=place, span=(int(span[0]), int(span[-1]) + 1)))
+            turns = np.split(trained, np.flatnonzero(np.diff(trained) > 1) + 1)
+            steps += [Step({}, sample=place, span=(int(turn[0]), int(turn[-1]) + 1)) for turn in turns]
         found.append(
             Trajectory(samples=samples, steps=steps, advantage=float(rng.normal()), group=number // 2, index=number % 2)
         )
@@ -289,9 +289,8 @@ def test_what_belongs_together_is_in_one_micro_batch_or_refused():
         for part in parts:
             assert len(part) * max(len(row.ids) for row in part) <= 140
     learner = make_learner(model, Dpo(), max_tokens=35)
-    with pytest.raises(
-        ValueError, match=r"a group of \d rows, which belong together, of \d+ tokens does not fit learner\.max_tokens = 35\. Raise it"
-    ):  # fmt: skip
+    refused = r"a group of \d rows, which belong together, of \d+ tokens does not fit learner\.max_tokens = 35\. Raise"
+    with pytest.raises(ValueError, match=refused):
         learner.learn(Batch(rows, sum(len(row.trained) for row in rows), 8), version=0, progress=0.0)
 
 
