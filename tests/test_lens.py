@@ -250,7 +250,7 @@ def test_a_run_without_trajectories_or_weights_says_what_to_name(made, tmp_path)
     with pytest.raises(FileNotFoundError, match="no config file"):
         explain(folder.path, "0.0")
     folder.create(make_config({"model": {"path": str(made.start)}, "env": {"id": "grpo_agents/Math-v0"}}))
-    with pytest.raises(FileNotFoundError, match="has no trajectories of training.* Name a file of trajectories$"):
+    with pytest.raises(FileNotFoundError, match=r"has no trajectories of training.* Name a file of trajectories$"):
         explain(folder.path, "0.0")
     file = made.folder.trajectory_file("train", 1)
     with pytest.raises(FileNotFoundError, match="has no checkpoint: name a folder of weights with --weights"):
