@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -65,6 +65,13 @@ class Scores:
 
 class Estimator(Protocol):
     """What turns scores into advantages; a :class:`~grpo_agents.methods.Method` is one."""
+
+    name: ClassVar[str]
+
+    @property
+    def needs_rewards(self) -> tuple[str, ...]:
+        """Components that it reads by name."""
+        ...
 
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
         """Of every rollout, (G,) a group; NaN where one takes no part."""
@@ -198,6 +205,20 @@ def check_gate(config: AdvantageConfig, vector: RewardVector) -> None:
         )
 
 
+def check_needed(method: Estimator, vector: RewardVector) -> None:
+    """Refuses a method that reads a component which the vector lacks.
+
+    Raises:
+        ValueError: Names the components there are.
+    """
+    for name in method.needs_rewards:
+        if name not in vector.names:
+            raise ValueError(
+                f"method {method.name!r} reads the reward {name!r}, which is not among the components: "
+                f"{', '.join(vector.names)}. Add it to rewards.vector, or name one of them"
+            )
+
+
 def assign_advantages(
     groups: Sequence[Group],
     vector: RewardVector,
@@ -222,9 +243,10 @@ def assign_advantages(
         take no part).
 
     Raises:
-        ValueError: The gate is no component of the vector, or not between 0 and 1.
+        ValueError: The gate is no component of the vector, or not between 0 and 1; or the method reads another.
     """
     check_gate(config, vector)
+    check_needed(method, vector)
     known: list[list[Trajectory]] = []
     scores: list[Scores] = []
     for group in groups:

@@ -110,10 +110,12 @@ def critic_forward(shape: Shape, work: Work, kind: Literal["head", "model"]) -> 
     return layers + 2 * shape.hidden * work.heads
 
 
-def critic_training(shape: Shape, work: Work, kind: Literal["head", "model"]) -> float:
-    """The same forward and backward; its layers are never checkpointed."""
-    frozen = 2 * shape.matrices * work.tokens if kind == "model" and shape.policy.adapters else 0.0
-    return 3 * critic_forward(shape, work, kind) - frozen
+def critic_training(shape: Shape, work: Work, kind: Literal["head", "model"], *, checkpointing: bool = False) -> float:
+    """The same forward and backward."""
+    value = 2 * shape.hidden * work.heads
+    if kind == "head":
+        return 3 * value
+    return 3 * value + training(shape, replace(work, heads=0.0, chunked=0.0), checkpointing=checkpointing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,7 @@ def _phases(method: Method, kind: str, shape: Shape, workload: Workload, config:
     flops = training(shape, learning, checkpointing=config.learner.gradient_checkpointing)
     phases.append(Phase("training", updates * learning.tokens, updates * flops, steps))
     if critic is not None:
-        flops = critic_training(shape, learning, critic)
+        flops = critic_training(shape, learning, critic, checkpointing=config.learner.gradient_checkpointing)
         tokens = updates * learning.tokens if critic == "model" else 0.0
         phases.append(Phase("critic training", tokens, updates * flops, steps))
     return phases

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from grpo_agents import checkpoint, store
-from grpo_agents.advantage import utility
+from grpo_agents.advantage import check_needed, utility
 from grpo_agents.background import in_background
 from grpo_agents.build import Parts, build
 from grpo_agents.config import Config, load_config
@@ -419,12 +419,7 @@ class Trainer:
             written = load_tasks(str(path), split=config.source.split, seed=seed)
             make = DemonstrationSource if self.kind == "demonstrations" else PairSource
             return make(written, self.parts.chat, size, seed)
-        for name in self.method.needs_rewards:
-            if name not in self.parts.vector.names:
-                raise ValueError(
-                    f"method {self.method.name!r} reads the reward {name!r}, which is not among the components: "
-                    f"{', '.join(self.parts.vector.names)}. Add it to rewards.vector, or name one of them"
-                )
+        check_needed(self.method, self.parts.vector)
         weigh = Weighing(self.parts.vector, config.advantage, self.parts.maxima, self.method)
         if self.kind == "stored":
             rescore = self._rescore if config.source.rescore else None

@@ -183,7 +183,7 @@ def test_training_a_critic_has_as_many_operations_as_torch_counts(kind):
     learner.prepare(batch)
     found = counted(lambda: learner.update(batch, 0.0))
     work = square(padded_work(batch.rows, 16384, method), batch.rows, 16384)
-    critic = critic_training(shape, work, method.critic)
+    critic = critic_training(shape, work, method.critic, checkpointing=True)
     assert training(shape, work, checkpointing=True) + critic == pytest.approx(found, rel=CLOSE)
     assert (critic > critic_forward(shape, work, "model")) == (kind == "separate")
 

@@ -236,7 +236,11 @@ def test_the_side_table_joins_with_the_trajectories(made):
         ("0.0", {"methods": ["grop"]}, "unknown method 'grop'. Did you mean 'grpo'"),
         ("0.0", {"methods": ["grpo,kl_wight=1"]}, "Did you mean 'kl_weight'"),
         ("0.0", {"methods": ["grpo,kl_weight"]}, "write its settings as grpo,key=value"),
-        ("0.0", {"methods": ["rft,correct=style"]}, "method.correct is 'style', which is not among the rewards: outc"),
+        (
+            "0.0",
+            {"methods": ["rft,correct=style"]},
+            "reads the reward 'style', which is not among .*: outc",
+        ),
         ("0.0", {"weights": "nowhere"}, "nowhere is no folder of weights"),
     ],
 )
@@ -275,8 +279,11 @@ def test_a_method_of_the_paper_that_cannot_be_computed_is_left_out_with_the_reas
     store.write(tmp_path / "other.parquet", [trajectory], scoring=scoring)
     found = made.explain("0.0", file=tmp_path / "other.parquet")
     assert list(found.readings) == ["run", "sft", "dpo", "ppo", "grpo"]
-    said = "is left out: method.correct is 'outcome', which is not among the rewards: style"
-    assert found.notes == [f"rft {said}", f"online_rft {said}"]
+    assert found.notes == [
+        f"{name} is left out: method {name!r} reads the reward 'outcome', which is not among the components: style. "
+        "Add it to rewards.vector, or name one of them"
+        for name in ("rft", "online_rft")
+    ]
 
 
 def test_the_reference_of_a_lora_run_is_its_base_model(made, tmp_path):

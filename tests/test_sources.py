@@ -7,6 +7,7 @@ from tiny import advantages_of, make_tokenizer, sampled, vector_of
 from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.chat import Chat
+from grpo_agents.curriculum import Uniform
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.methods import Method
 from grpo_agents.methods.dapo import Dapo
@@ -155,8 +156,12 @@ class Sampler:
 TASKS = as_tasks([{"id": number} for number in range(40)])
 
 
+def uniform(size, resample=0):
+    return Uniform(TASKS, seed=5, size=size, resample=resample, steps=9, schedule=None)
+
+
 def frozen(folder, sampler, batches=3):
-    policy = PolicySource(sampler, TASKS, weighing(), 2, 5)
+    policy = PolicySource(sampler, uniform(2), weighing(), 2, 5)
     return FrozenSource(policy, batches, folder, Scoring(VECTOR, {}))
 
 
@@ -197,7 +202,7 @@ def test_groups_without_spread_give_way_to_others():
     sampler = Sampler(lambda task: (1.0, 0.0) if task["id"] % 3 == 1 else (1.0, 1.0))
     found = {}
     for resample in (0, 1, 8):
-        source = PolicySource(sampler, TASKS, weighing(Dapo()), 4, 5, resample=resample)
+        source = PolicySource(sampler, uniform(4, resample), weighing(Dapo()), 4, 5, resample=resample)
         sampler.asked.clear()
         groups, figures = source.batch(0)
         assert numbers(groups) == [0, 1, 2, 3]
@@ -214,7 +219,7 @@ def test_groups_without_spread_give_way_to_others():
 
 def test_batches_of_steps_that_resample_never_meet():
     sampler = Sampler(lambda task: (1.0, 1.0))
-    source = PolicySource(sampler, TASKS, weighing(Dapo()), 4, 5, resample=1)
+    source = PolicySource(sampler, uniform(4, 1), weighing(Dapo()), 4, 5, resample=1)
     for step in range(5):
         source.batch(step)
     asked = [name for tasks, _ in sampler.asked for name in tasks]
