@@ -1,0 +1,37 @@
+"""The pages of docs/ say what is there."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from tiny import REPOSITORY
+
+from grpo_agents.advantage import AdvantageConfig
+from grpo_agents.curriculum import CurriculumConfig
+from grpo_agents.learner.settings import RewardModelConfig
+from grpo_agents.methods import available, make_method
+
+PAPERS = (REPOSITORY / "docs" / "papers.md").read_text()
+ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in PAPERS.splitlines() if "tests/" in line]
+SECTIONS = {"advantage": AdvantageConfig, "curriculum": CurriculumConfig, "reward_model": RewardModelConfig}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_papers_lines_are_a_config_and_its_tests_are_there(row):
+    _, config, tests = row
+    line = re.search(r"`([^`]+)`", config)[1]
+    ((name, value),) = tomllib.loads(line).items()
+    if name == "method":
+        made = make_method(value)
+        assert made.name == value["name"]
+    elif name in SECTIONS:
+        SECTIONS[name](**value)
+    else:
+        assert name in ("model", "rewards")
+    assert Path(REPOSITORY, tests.strip(" |`")).is_file()
+
+
+def test_every_method_has_its_paper():
+    named = {make_method(tomllib.loads(line)["method"]).name for line in re.findall(r"`(method = [^`]+)`", PAPERS)}
+    assert named == set(available())
