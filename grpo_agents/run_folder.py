@@ -29,6 +29,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.lens = self.path / "lens"
         self.model = self.path / "model"
+        self.reward_model = self.path / "reward_model"
         self.curves = self.path / "curves.png"
         self.tool_use = self.path / "tool_use.png"
 
@@ -69,7 +70,8 @@ class RunFolder:
             )
 
     def _remove(self) -> None:
-        for folder in (self.tensorboard, self.trajectories, self.lens, self.model, self.checkpoints):
+        written = (self.tensorboard, self.trajectories, self.lens, self.model, self.reward_model, self.checkpoints)
+        for folder in written:
             if folder.exists():
                 shutil.rmtree(folder)
         for file in (self.config, self.curves, self.tool_use, self.metrics):

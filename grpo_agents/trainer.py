@@ -165,7 +165,7 @@ class Trainer:
             self._evaluate_if_due(steps, board)
         save_policy(self.model, self.parts.chat.tokenizer, self.folder.model)
         if (reward_model := self._moving_reward_model) is not None:
-            reward_model.save_pretrained(self.folder.path / "reward_model")
+            reward_model.save_pretrained(self.folder.reward_model)
         return self.folder.path
 
     def _fill(self, source: FrozenSource, stop: Callable[[], bool]) -> None:
