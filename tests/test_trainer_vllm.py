@@ -44,7 +44,11 @@ def start(tmp_path_factory):
     "settings",
     [
         pytest.param({}, id="all weights"),
-        pytest.param({"model.lora": "{rank = 4, alpha = 8.0}"}, id="adapter"),
+        pytest.param(
+            {"model.lora": "{rank = 4, alpha = 8.0}"},
+            id="adapter",
+            marks=pytest.mark.slow,  # test_vllm.py sends adapters, too
+        ),
         pytest.param(
             {"train.overlap": True, "method.tis": 2.0, "learner.old_logprobs": "recompute"},
             id="overlap",

@@ -107,6 +107,8 @@ class VllmEngine:
         trust_remote_code: bool = False,
     ):
         check_version()
+        if os.path.isabs(model) and not os.path.isdir(model):  # vLLM takes long to find that out
+            raise ValueError(f"vLLM cannot load {model!r}: there is no such folder")
         self.version = 0
         self.progress = 0
         """Steps that were made: grows as long as the engine is alive and has anything to do."""
