@@ -256,7 +256,7 @@ def memory(config: Config, shape: Shape, workload: Workload, method: Method | No
 
     Float32 weights, a gradient of each trained one, AdamW's two moments or Muon's one; a reference as large as the
     model, but for LoRA, whose reference is the model without its adapters; a critic with its own gradients and moments.
-    In bfloat16, the matrices are copied to it while they compute. Muon's buffers while it steps are left out.
+    In bfloat16 and float16, the matrices are copied to that while they compute. Muon's buffers in a step are left out.
     """
     method, policy = method or config.chosen_method, shape.policy
     muon = config.learner.optimizer.name == "muon"
@@ -273,10 +273,11 @@ def memory(config: Config, shape: Shape, workload: Workload, method: Method | No
     moments = 2 * trained - (inner if muon else 0)
     parts.append(Memory("moments (Muon, AdamW)" if muon else "moments (AdamW)", FLOAT32 * moments, "always"))
     parts.append(Memory("gradients", FLOAT32 * trained, "learning"))
-    if config.model.dtype == "bfloat16":
-        parts.append(Memory("bfloat16 copies", 2 * copied, "learning"))
+    half = config.model.dtype != "float32"
+    if half:
+        parts.append(Memory(f"{config.model.dtype} copies", 2 * copied, "learning"))
     if config.engine.backend == "vllm" and config.samples:
-        size = 2 if config.model.dtype == "bfloat16" else FLOAT32
+        size = 2 if half else FLOAT32
         kept = config.train.overlap or not config.engine.vllm.sleep
         parts.append(Memory("vLLM's weights, without its cache", size * policy.count, "always" if kept else "sampling"))
     if config.engine.backend == "transformers" and config.source_kind in ("policy", "frozen"):

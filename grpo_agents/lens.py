@@ -16,34 +16,32 @@ the first policy (RFT), as one of a pair of the group's best and worst (DPO).
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
-import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
 
-from grpo_agents import checkpoint, store
+from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.config import Config, load_config
-from grpo_agents.learner.batch import Row, assign_credit, make_batch
+from grpo_agents.learner.batch import assign_credit, make_batch
 from grpo_agents.learner.learner import Forward, Learner
-from grpo_agents.learner.model import load_model, load_tokenizer, restore_policy
-from grpo_agents.methods import Method, Tokens, coefficients, make_method
+from grpo_agents.learner.model import load_tokenizer
+from grpo_agents.lens_subject import Scored, find, find_weights, make_learner, score
+from grpo_agents.methods import Method, coefficients, make_method
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.surrogate import kl_estimate
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.scoring import Scoring
-from grpo_agents.trainer import CRITIC_FILE, REFERENCE_FILE
 from grpo_agents.trajectory import Group, Trajectory
 
 OWN = "run"
@@ -272,157 +270,6 @@ def _method(config: Config, text: str) -> Method:
     return make_method({**start, **given})
 
 
-def find(
-    folder: RunFolder, trajectory: str, *, step: int | None = None, file: str | Path | None = None
-) -> tuple[Path, dict[str, Any], Group]:
-    """The file that holds a trajectory, its place there (see :func:`store.read_places`), and its group.
-
-    Raises:
-        FileNotFoundError: There are no such files.
-        ValueError: None of them holds the trajectory; names those there are.
-    """
-    files = _files(folder, step, file)
-    places: list[dict[str, Any]] = []
-    for path in reversed(files):
-        places = store.read_places(path)
-        found = [place for place in places if f"{place['group']}.{place['index']}" == trajectory]
-        if len(found) > 1:
-            raise ValueError(f"{path} holds {len(found)} trajectories {trajectory}: name a file of one step")
-        if found:
-            groups = store.read_groups(path)
-            return path, found[0], next(g for g in groups if g.trajectories[0].group == found[0]["group"])
-    known = [f"{place['group']}.{place['index']}" for place in places]  # of the first file
-    near = difflib.get_close_matches(trajectory, known, n=1)
-    where = files[0] if len(files) == 1 else f"any of {len(files)} files; {files[0]}"
-    shown = ", ".join(known[:12]) + (f" … {known[-1]}" if len(known) > 12 else "")
-    raise ValueError(
-        f"there is no trajectory {trajectory} in {where}"
-        + (f". Did you mean {near[0]}?" if near else "")
-        + f" It holds {shown}"
-    )
-
-
-def _files(folder: RunFolder, step: int | None, file: str | Path | None) -> list[Path]:
-    """Where to look, the last one first to be read last."""
-    if file is not None:
-        if step is not None:
-            raise ValueError("name a step or a file, not both")
-        return [Path(file)]
-    files = sorted(folder.trajectories.glob("frozen-*.parquet")) + sorted(folder.trajectories.glob("train-*.parquet"))
-    if not files:
-        others = sorted(folder.trajectories.glob("*.parquet"))
-        hint = f", such as --file {others[-1]}" if others else ""
-        raise FileNotFoundError(
-            f"{folder.trajectories} has no trajectories of training: it learned from what others wrote, or with "
-            f"train.store = false. Name a file of trajectories{hint}"
-        )
-    if step is None:
-        return files
-    if (path := folder.trajectory_file("train", step)) not in files:
-        raise FileNotFoundError(f"there is no {path}; the files are {files[0].name} … {files[-1].name}")
-    return [path]
-
-
-# The policies
-
-
-def find_weights(folder: RunFolder, weights: str | Path | None) -> tuple[Path, Path | None]:
-    """The folder of π's weights, and that of the checkpoint which they are of, where it is known.
-
-    Raises:
-        FileNotFoundError: There are none.
-    """
-    if weights is None:
-        found = checkpoint.latest(folder.checkpoints, _ignore)
-        if found is not None:
-            return found.folder / "model", found.folder
-        if folder.model.is_dir():
-            return folder.model, None
-        raise FileNotFoundError(f"{folder.path} has no checkpoint: name a folder of weights with --weights")
-    path = Path(os.path.expanduser(weights))
-    if (path / "model").is_dir():
-        return path / "model", path
-    if not any(path.glob("*.safetensors")):
-        raise FileNotFoundError(f"{path} is no folder of weights (*.safetensors), and no checkpoint")
-    return path, path.parent
-
-
-def _ignore(_: str) -> None:
-    """A damaged checkpoint is passed over."""
-
-
-class _Everything(Method):
-    """Asks the learner for all that any method reads."""
-
-    name = "lens"
-    value_model: Literal["head", "model"] | None = None
-
-    @property
-    def needs_reference(self) -> bool:
-        return True
-
-    @property
-    def critic(self) -> Literal["head", "model"] | None:
-        return self.value_model
-
-    def loss(self, tokens: Tokens) -> torch.Tensor:
-        return tokens.logprobs.sum()
-
-
-def make_learner(
-    config: Config, policy: Path, beside: Path | None, temperature: float
-) -> tuple[Learner, str, list[str]]:
-    """A learner with π, π_ref and, where it is kept beside π, the critic; where π_ref is from; and what to say."""
-    values = {}
-    if beside is not None and (beside / CRITIC_FILE).is_file():
-        values = load_file(beside / CRITIC_FILE)
-    kind = None if not values else "model" if any(name.startswith("decoder.") for name in values) else "head"
-    notes = []
-    model = load_model(config.model)  # what the run began with: the learner copies it as reference
-    learner = Learner(
-        model,
-        config.learner.model_copy(update={"old_logprobs": "engine", "gradient_checkpointing": False}),
-        _Everything(value_model=kind),
-        steps=1,
-        temperature=temperature,
-        dtype=config.model.dtype,
-    )
-    start = Path(os.path.expanduser(config.model.path))
-    if not (start.is_dir() and start.samefile(policy)):
-        restore_policy(model, policy)
-    if learner.critic is not None:
-        learner.critic.load_state_dict(values)
-    reference = config.model.path
-    if beside is not None and learner.reference is not None and (beside / REFERENCE_FILE).is_file():
-        reference = str(beside / REFERENCE_FILE)
-        learner.reference.load_state_dict(load_file(reference), strict=False)
-        notes.append(f"π_ref is the reference that the run had moved to: {reference}")
-    if config.chosen_method.entropy_weight(0.0):
-        notes.append("the entropy bonus acts on whole distributions, and is in no token's coefficient")
-    return learner, reference, notes
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A sample's row, and log π of its trained tokens, (trained,)."""
-
-    row: Row
-    logprobs: np.ndarray
-
-
-def score(learner: Learner, trajectories: Sequence[Trajectory]) -> list[list[Scored]]:
-    """The rows of each trajectory with log π, log π_ref and values; each trajectory has sampled tokens."""
-    for trajectory in trajectories:
-        trajectory.advantage = 0.0
-    batch = make_batch(trajectories)
-    learner.prepare(batch)
-    logprobs = {id(row): found for row, found in learner.score(batch.rows)}
-    rows: list[list[Scored]] = [[] for _ in trajectories]
-    for row in batch.rows:
-        rows[row.trajectory].append(Scored(row, logprobs[id(row)]))
-    return rows
-
-
 # The methods
 
 
@@ -462,24 +309,16 @@ def read(
     values = torch.from_numpy(np.concatenate([row.values for row in batch.rows if row.values is not None]))
     tokens = learner.tokens(batch.rows, Forward(logprobs, torch.zeros_like(logprobs), values), batch, progress)
     own = (tokens.trajectory == part.index(place)).numpy()  # (tokens,)
+    none = torch.zeros(len(logprobs), dtype=torch.bool)
+    clipped = method.is_clipped(tokens) if isinstance(method, Grpo) else none
     units = int(tokens.group.max()) + 1 if method.unit == "group" else batch.trajectories
     return Reading(
         method,
         tokens.advantages.numpy()[own],
         coefficients(method, tokens).numpy()[own],
         units * ours.sampled_tokens,
-        clip_holds(method, tokens).numpy()[own],
+        clipped.numpy()[own],
     )
-
-
-def clip_holds(method: Method, tokens: Tokens) -> torch.Tensor:
-    """Where a clip takes the gradient of the surrogate away, by differentiation, (tokens,)."""
-    if not isinstance(method, Grpo):
-        return torch.zeros(len(tokens.logprobs), dtype=torch.bool)
-    logprobs = tokens.logprobs.detach().requires_grad_(True)
-    surrogate = method.surrogate(replace(tokens, logprobs=logprobs)).sum()
-    (gradient,) = torch.autograd.grad(surrogate, logprobs)
-    return (gradient == 0) & (tokens.advantages != 0)
 
 
 # The table
@@ -494,8 +333,7 @@ def make_table(
     counts = [len(entry.row.trained) for entry in rows]
     logprob = np.concatenate([entry.logprobs for entry in rows]).astype(np.float64)
     old = np.concatenate([entry.row.sampler for entry in rows]).astype(np.float64)
-    reference = np.concatenate([entry.row.reference for entry in rows if entry.row.reference is not None])
-    log_ratio = reference.astype(np.float64) - logprob
+    reference = np.concatenate([entry.row.reference for entry in rows if entry.row.reference is not None], dtype=float)
     columns: dict[str, Any] = {
         **{name: [place[name]] * len(ids) for name in ("run_step", "phase", "group", "index")},
         "trajectory": [trajectory.id] * len(ids),
@@ -507,9 +345,9 @@ def make_table(
         "length": [trajectory.sampled_tokens] * len(ids),
         "logprob": logprob,
         "old_logprob": old,
-        "reference_logprob": reference.astype(np.float64),
+        "reference_logprob": reference,
         "ratio": np.exp(logprob - old),
-        "kl": np.exp(log_ratio) - log_ratio - 1,
+        "kl": kl_estimate("k3", *map(torch.from_numpy, (logprob, reference, old))).numpy(),
     }
     first = next(iter(readings.values()), None)
     if first is not None:

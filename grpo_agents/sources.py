@@ -112,21 +112,20 @@ class PolicySource:
         """Samples ``size`` groups from the weights that the engine has now."""
         began = time.perf_counter()
         draw = Draw(step)
-        groups, tied = self._sample(draw, self.size, mix(self.seed, 1, step)), []
+        groups = self._sample(draw, self.size, mix(self.seed, 1, step))
         played = list(groups)
         for attempt in range(1, 1 + self.resample):
-            tied += [group for group in groups if not self.weigh.has_spread(group)]
-            groups = [group for group in groups if self.weigh.has_spread(group)]
-            if len(groups) == self.size:
+            kept = [group for group in groups if self.weigh.has_spread(group)]
+            if len(kept) == self.size:
                 break
-            others = self._sample(draw, self.size - len(groups), mix(self.seed, 1, step, attempt))
-            groups, played = groups + others, played + others
+            others = self._sample(draw, self.size - len(kept), mix(self.seed, 1, step, attempt))
+            groups, played = kept + others, played + others
         for number, group in enumerate(groups):
             for trajectory in group.trajectories:
                 trajectory.group = number
         seconds = time.perf_counter() - began
         figures = self.weigh(groups) | self.curriculum.observe(draw, played) | {"seconds/rollout": seconds}
-        return groups, figures | ({"groups_replaced": float(len(tied))} if self.resample else {})
+        return groups, figures | ({"groups_replaced": float(len(played) - len(groups))} if self.resample else {})
 
     def _sample(self, draw: Draw, count: int, seed: int) -> list[Group]:
         return self.rollout.sample(self.curriculum.take(draw, count), seed=seed, progress=self.progress)
@@ -223,21 +222,21 @@ class FrozenSource:
         return self.stored.batch(step)
 
 
+@dataclass(frozen=True)
 class DemonstrationSource:
     """Dialogues to imitate, each an episode of advantage 1.
 
-    Args:
+    Attributes:
         dialogues: Each with ``messages``, and ``tools`` where it has them; see :meth:`Chat.demonstration`.
         chat: Makes tokens of them.
         size: Dialogues in a batch.
         seed: The run's.
     """
 
-    def __init__(self, dialogues: Tasks, chat: Chat, size: int, seed: int):
-        self.dialogues = dialogues
-        self.chat = chat
-        self.size = size
-        self.seed = seed
+    dialogues: Tasks
+    chat: Chat
+    size: int
+    seed: int
 
     def batch(self, step: int) -> tuple[list[Group], Figures]:
         """The next ``size`` dialogues.
@@ -258,10 +257,11 @@ class DemonstrationSource:
         return groups, {}
 
 
+@dataclass(frozen=True)
 class PairSource:
     """Pairs of a chosen and a rejected continuation, as advantages 1 and −1.
 
-    Args:
+    Attributes:
         pairs: Each with ``prompt`` (messages, or the text of a user), ``chosen`` and ``rejected`` (messages that
             follow it, or the text of the assistant), and ``tools`` where it has them.
         chat: Makes tokens of them.
@@ -269,11 +269,10 @@ class PairSource:
         seed: The run's.
     """
 
-    def __init__(self, pairs: Tasks, chat: Chat, size: int, seed: int):
-        self.pairs = pairs
-        self.chat = chat
-        self.size = size
-        self.seed = seed
+    pairs: Tasks
+    chat: Chat
+    size: int
+    seed: int
 
     def batch(self, step: int) -> tuple[list[Group], Figures]:
         """The next ``size`` pairs.

@@ -248,14 +248,12 @@ class Learner:
     def tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
         """What a method's loss reads of some rows: side by side, with the normalisers of the whole batch."""
 
-        def together(values: Sequence[np.ndarray | None], dtype: torch.dtype = torch.float32) -> torch.Tensor | None:
-            known = [array for array in values if array is not None]
-            if len(known) < len(values):
-                return None
-            return torch.from_numpy(np.concatenate(known)).to(found.logprobs.device, dtype)
-
         def of_all(values: Sequence[np.ndarray], dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.from_numpy(np.concatenate(values)).to(found.logprobs.device, dtype)
+
+        def where_known(values: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+            known = [array for array in values if array is not None]
+            return of_all(known) if len(known) == len(values) else None
 
         def numbered(numbers: Sequence[int]) -> torch.Tensor:
             """Which of the different numbers each token's row has, counted from 0 as they come."""
@@ -267,7 +265,7 @@ class Learner:
             logprobs=found.logprobs,
             sampler=of_all([row.sampler for row in rows]),
             old=of_all([row.old for row in rows]),
-            reference=together([row.reference for row in rows]),
+            reference=where_known([row.reference for row in rows]),
             entropy=found.entropy,
             advantages=of_all([row.advantages for row in rows]),
             lengths=of_all([np.repeat(row.length, len(row.trained)) for row in rows]),
@@ -278,8 +276,8 @@ class Learner:
             batch_trajectories=batch.trajectories,
             progress=progress,
             values=found.values,
-            old_values=together([row.values for row in rows]),
-            returns=together([row.returns for row in rows]),
+            old_values=where_known([row.values for row in rows]),
+            returns=where_known([row.returns for row in rows]),
         )
 
     def _add_figures(self, sums: dict[str, float], tokens: Tokens) -> None:

@@ -177,7 +177,11 @@ class Grpo(Method):
         """With process supervision: of every turn, its normalised reward and those of all later turns."""
         if self.supervision == "outcome":
             return None
-        normal = self.normalised([np.concatenate(group.turns) * (len(group.returns) > 1) for group in groups])
+        rewards = [np.concatenate(group.turns) for group in groups]
+        compared = [len(group.returns) > 1 for group in groups]  # a rollout alone is compared with nobody
+        normal = self.normalised(
+            [values if several else np.zeros_like(values) for values, several in zip(rewards, compared, strict=True)]
+        )
         return [
             [np.cumsum(turns[::-1])[::-1] for turns in np.split(values, np.cumsum([len(t) for t in group.turns])[:-1])]
             for values, group in zip(normal, groups, strict=True)

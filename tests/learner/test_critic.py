@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import copy_weights, full_logprobs, make_model, sampled
+from updates import gradients
 
 from grpo_agents.learner.batch import Batch, assign_credit, make_batch, micro_batches
 from grpo_agents.learner.critic import Critic
@@ -51,27 +52,6 @@ def ragged(model, count=6, seed=0):
         found.append(
             Trajectory(samples=samples, steps=steps, advantage=float(rng.normal()), group=number // 2, index=number % 2)
         )
-    return found
-
-
-class Gradient(Exception):
-    pass
-
-
-def gradients(learner, batch):
-    """The gradient of one update, which is not made, by parameter."""
-    found = {}
-
-    def catch(_):
-        found.update({name: value.grad.clone() for name, value in learner.optimizer.named.items()})
-        raise Gradient
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner.optimizer, "step", catch)
-        with pytest.raises(Gradient):
-            learner.update(batch, 0.0)
-    for value in learner.optimizer.named.values():
-        value.grad = None
     return found
 
 

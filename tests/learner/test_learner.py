@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import copy_weights, full_logprobs, make_model, sampled
+from updates import gradients
 
 from grpo_agents.learner import logprobs as logprobs_module
 from grpo_agents.learner.batch import make_batch
@@ -42,26 +43,6 @@ def on_policy(model, trajectories, temperature=1.0):
             values = np.concatenate([[0.0], full_logprobs(model, sample.ids, temperature)])
             sample.logprobs[:] = np.where(sample.mask, values, 0.0)
     return trajectories
-
-
-class Gradient(Exception):
-    pass
-
-
-def gradients(learner, batch, progress=0.0):
-    """The gradient of one update, which is not made."""
-    found = {}
-
-    def catch(_):
-        found.update({name: value.grad.clone() for name, value in learner.optimizer.named.items()})
-        raise Gradient
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner.optimizer, "step", catch)
-        with pytest.raises(Gradient):
-            learner.update(batch, progress)
-    learner.model.zero_grad(set_to_none=True)
-    return found
 
 
 def reference_gradient(model, method, trajectories, temperature):
