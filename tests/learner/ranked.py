@@ -1,18 +1,15 @@
 """Updates of every kind, at however many ranks: the test makes them alone, and two processes of torchrun together.
 
-python -m torch.distributed.run --nproc-per-node 2 tests/learner/ranked.py OUT writes what the first rank found.
+python -m torch.distributed.run --nproc-per-node 2 tests/learner/ranked.py OUT writes what the first rank found; tests/
+and tests/learner/ have to be on PYTHONPATH.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from tiny import make_model, sampled
 from updates import gradients
 

@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 def of_two(tmp_path_factory):
     """What two ranks found."""
     out = tmp_path_factory.mktemp("ranks") / "found.safetensors"
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*torchrun, Path(__file__).with_name("ranked.py"), out],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [*torchrun, here / "ranked.py", out],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         timeout=250,
