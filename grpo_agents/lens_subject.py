@@ -20,7 +20,7 @@ from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import load_model, restore_policy
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.trainer import CRITIC_FILE, REFERENCE_FILE
+from grpo_agents.run_state import CRITIC_FILE, REFERENCE_FILE
 from grpo_agents.trajectory import Group, Trajectory
 
 
