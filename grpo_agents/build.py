@@ -17,6 +17,7 @@ from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksCon
 from grpo_agents.curriculum import make_curriculum
 from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
+from grpo_agents.learner import ranks
 from grpo_agents.learner.model import adapter_config, computing_in, load_model, load_tokenizer
 from grpo_agents.rewards.component import RewardVector, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
@@ -240,7 +241,8 @@ def _make_engine(config: Config, model: PreTrainedModel | None, chat: Chat, say:
             return ServerEngine(engine.server, patience=engine.patience, restarts=engine.restarts, say=say)
     from grpo_agents.engines.transformers import TransformersEngine
 
-    model = model or load_model(config.model)
+    if model is None or not ranks.alone():  # of several ranks each has but a shard of the learner's
+        model = load_model(config.model)
     device = model.device
     return TransformersEngine(
         model,

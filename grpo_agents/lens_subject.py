@@ -18,9 +18,9 @@ from grpo_agents.config import Config
 from grpo_agents.learner.batch import Row, make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import load_model, restore_policy
+from grpo_agents.learner.saved import CRITIC_FILE, REFERENCE_FILE, restore_module
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.run_state import CRITIC_FILE, REFERENCE_FILE
 from grpo_agents.trajectory import Group, Trajectory
 
 
@@ -147,7 +147,7 @@ def make_learner(
     reference = config.model.path
     if beside is not None and learner.reference is not None and (beside / REFERENCE_FILE).is_file():
         reference = str(beside / REFERENCE_FILE)
-        learner.reference.load_state_dict(load_file(reference), strict=False)
+        restore_module(learner.reference, Path(reference))
         notes.append(f"π_ref is the reference that the run had moved to: {reference}")
     if config.chosen_method.entropy_weight(0.0):
         notes.append("the entropy bonus acts on whole distributions, and is in no token's coefficient")

@@ -9,24 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 from grpo_agents import checkpoint, store
 from grpo_agents.build import Parts
 from grpo_agents.curriculum import Curriculum
 from grpo_agents.learner.learner import Learner
-from grpo_agents.learner.model import restore_policy, save_policy
+from grpo_agents.learner.saved import MODEL_FOLDER
 from grpo_agents.sources import Batch, PolicySource, Source
 
-OPTIMIZER_FILE = "optimizer.safetensors"
 AHEAD_FILE = "ahead.parquet"
 CURRICULUM_FILE = "curriculum.npy"
-CRITIC_FILE = "critic.safetensors"
-REFERENCE_FILE = "reference.safetensors"
 
 
 class RunState:
@@ -58,16 +52,10 @@ class RunState:
         Raises:
             OSError: It could not be written (disk full …); the earlier ones are untouched.
         """
-        optimizer = self.learner.optimizer
 
         def fill(folder: Path) -> None:
-            save_policy(self.learner.model, self.parts.chat.tokenizer, folder / "model")
-            save_file(
-                {name: tensor.contiguous() for name, tensor in optimizer.state().items()}, folder / OPTIMIZER_FILE
-            )
-            for file, module in self._beside_the_policy().items():
-                named = module.named_parameters()  # tied ones once, as safetensors wants them
-                save_file({name: value.detach().contiguous() for name, value in named}, folder / file)
+            self.learner.save(folder)
+            self.parts.chat.tokenizer.save_pretrained(folder / MODEL_FOLDER)
             if (reward_model := self.parts.moving_reward_model) is not None:
                 reward_model.save(folder)
             if ahead is not None:
@@ -75,13 +63,7 @@ class RunState:
             if (curriculum := self._curriculum) is not None and (counts := curriculum.state) is not None:
                 np.save(folder / CURRICULUM_FILE, counts)
 
-        state: dict[str, Any] = {
-            "updates": self.learner.updates,
-            "skips": self.learner.skips,
-            "scaler": optimizer.scaler.state_dict(),
-        }
-        if ahead is not None:
-            state["ahead"] = ahead[1]
+        state = self.learner.counts if ahead is None else {**self.learner.counts, "ahead": ahead[1]}
         checkpoint.write(self.root, done, state, fill, self.config.keep)
 
     def restore(self) -> tuple[int, Batch | None]:
@@ -102,16 +84,9 @@ class RunState:
                 f"train.steps is {self.config.steps}, and {found.folder} is after {found.step} steps: set "
                 f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
             )
-        learner = self.learner
-        restore_policy(learner.model, found.folder / "model")
-        learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
-        for file, module in self._beside_the_policy().items():
-            module.load_state_dict(load_file(found.folder / file), strict=False)  # tied ones are there once
+        self.learner.restore(found.folder, found.state)
         if (reward_model := self.parts.moving_reward_model) is not None:
             reward_model.load(found.folder)
-        learner.updates, learner.skips = found.state["updates"], found.state["skips"]
-        if found.state.get("scaler"):
-            learner.optimizer.scaler.load_state_dict(found.state["scaler"])
         ahead = self._restore_ahead(found)
         self._restore_counts(found)
         self.say(f"going on from {found.folder}, after {found.step} steps")
@@ -138,12 +113,3 @@ class RunState:
     @property
     def _curriculum(self) -> Curriculum | None:
         return self.source.curriculum if isinstance(self.source, PolicySource) else None
-
-    def _beside_the_policy(self) -> dict[str, torch.nn.Module]:
-        """What else of the learner moves, by its file in a checkpoint."""
-        learner, moving = self.learner, {}
-        if learner.critic is not None:
-            moving[CRITIC_FILE] = learner.critic
-        if learner.reference is not None and learner.method.reference_period is not None:
-            moving[REFERENCE_FILE] = learner.reference
-        return moving

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
+from transformers import PreTrainedModel
 
 from grpo_agents import store
 from grpo_agents.background import in_background
@@ -24,9 +25,10 @@ from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
 from grpo_agents.engines.weights import Weights
 from grpo_agents.evaluation import task_key
+from grpo_agents.learner import ranks
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
-from grpo_agents.learner.model import save_policy
+from grpo_agents.learner.model import load_model
 from grpo_agents.periodic_evaluation import PeriodicEvaluation
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.run_state import RunState
@@ -64,17 +66,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.parts: Parts = build(config, learning=True, say=self.display.say)
         assert self.parts.model is not None
-        self.model = self.parts.model
-        self.learner = Learner(
-            self.model,
-            config.learner,
-            self.method,
-            source=self.kind,
-            steps=config.train.steps * config.learner.updates,
-            temperature=1.0 if self.kind in WRITTEN else config.rollout.temperature,
-            dtype=config.model.dtype,
-            largest_mismatch=config.engine.check.mismatch,
-        )
+        self.learner = make_learner(config, self.parts.model)
         self.sync_check = SyncCheck(
             self.parts.engine,
             self.learner,
@@ -96,7 +88,7 @@ class Trainer:
         else:
             self.start = 0
             self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
-        self.weights = Weights(dict(self.model.named_parameters()), self.start)
+        self.weights = Weights(self.learner.weights(), self.start)
 
     def train(self) -> Path:
         """Runs to the last step, or to an interruption; gives the run folder.
@@ -107,6 +99,16 @@ class Trainer:
                 samples from another policy.
             EngineFailure: The engine cannot go on.
         """
+        with closing(self.learner.ranks):
+            self._run()
+            self.learner.save_policy(self.folder.model)
+        self.parts.chat.tokenizer.save_pretrained(self.folder.model)
+        if (reward_model := self.parts.moving_reward_model) is not None:
+            reward_model.save_pretrained(self.folder.reward_model)
+        return self.folder.path
+
+    def _run(self) -> None:
+        """The loop."""
         steps = self.config.train.steps
         with (
             closing(self.parts.engine),
@@ -141,10 +143,6 @@ class Trainer:
             self._sync_if_due(steps)
             self._probe_if_due(steps, board)
             self._evaluate_if_due(steps, board)
-        save_policy(self.model, self.parts.chat.tokenizer, self.folder.model)
-        if (reward_model := self.parts.moving_reward_model) is not None:
-            reward_model.save_pretrained(self.folder.reward_model)
-        return self.folder.path
 
     def _fill(self, source: FrozenSource, stop: Callable[[], bool]) -> None:
         """Has the first weights sample what a frozen source lacks."""
@@ -186,9 +184,10 @@ class Trainer:
         """One batch's updates."""
         began = time.perf_counter()
         batch = make_batch([trajectory for group in groups for trajectory in group.trajectories])
-        torch.manual_seed(mix(self.config.seed, 3, step))  # dropout, where there is any: the same after a resume
+        progress, seed = step / self.config.train.steps, mix(self.config.seed, 3, step)  # the same after a resume
         with self.weights.moving(to=step + 1):
-            figures = self.learner.learn(batch, version=step, progress=step / self.config.train.steps)
+            figures = self.learner.learn(batch, version=step, progress=progress, seed=seed)
+            self.weights.named = self.learner.weights()
         return figures | {"seconds/learn": time.perf_counter() - began}
 
     def _teach_reward_model(self, groups: list[Group], step: int) -> Figures:
@@ -258,9 +257,33 @@ class Trainer:
             board.add_scalar(name, value, step)
 
 
+def make_learner(config: Config, model: PreTrainedModel) -> Learner:
+    """The learner of a run."""
+    written = config.source_kind in WRITTEN
+    return Learner(
+        model,
+        config.learner,
+        config.chosen_method,
+        source=config.source_kind,
+        steps=config.train.steps * config.learner.updates,
+        temperature=1.0 if written else config.rollout.temperature,
+        dtype=config.model.dtype,
+        largest_mismatch=config.engine.check.mismatch,
+    )
+
+
 def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Trains as the config says; gives the run folder. See :class:`Trainer`."""
-    return Trainer(config, resume=resume, overwrite=overwrite).train()
+    """Trains as the config says; gives the run folder. See :class:`Trainer`.
+
+    Of the processes that torchrun started the first trains; the others make the calls of its learner with it.
+    """
+    ranks.begin()
+    if ranks.first():
+        return Trainer(config, resume=resume, overwrite=overwrite).train()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one finishes the step and sends the others home
+    torch.manual_seed(config.seed)
+    ranks.follow(make_learner(config, load_model(config.model)))
+    return RunFolder(config.run).path
 
 
 def resume(folder: str | Path) -> Path:

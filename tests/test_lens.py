@@ -14,7 +14,7 @@ from tiny import full_logprobs, make_model, make_tokenizer, save_start
 
 from grpo_agents import checkpoint, store
 from grpo_agents.config import make_config, save_config
-from grpo_agents.learner.model import save_policy
+from grpo_agents.learner.model import save_model
 from grpo_agents.lens import explain
 from grpo_agents.methods.ppo import generalised_advantages
 from grpo_agents.rewards.component import Component, RewardVector
@@ -71,7 +71,8 @@ class Run:
 
     def save(self, step, tokenizer, **beside):
         def fill(folder):
-            save_policy(self.policy, tokenizer, folder / "model")
+            save_model(self.policy, folder / "model")
+            tokenizer.save_pretrained(folder / "model")
             for name, tensors in beside.items():
                 save_file(tensors, folder / f"{name}.safetensors")
 
@@ -296,7 +297,7 @@ def test_the_reference_of_a_lora_run_is_its_base_model(made, tmp_path):
         for name, parameter in lora.named_parameters():
             if "lora_B" in name:
                 parameter += 0.3
-    save_policy(lora, make_tokenizer(), tmp_path / "adapter")
+    save_model(lora, tmp_path / "adapter")
     config = make_config(
         {"model": {"path": str(made.start), "lora": {"rank": 2}}, "env": {"id": "grpo_agents/Math-v0"}}
     )

@@ -8,18 +8,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from grpo_agents.learner import mismatch
+from grpo_agents.learner import mismatch, saved
 from grpo_agents.learner.batch import Batch, Row, assign_credit, deal
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.forward import Forward, ForwardPass, check_head
+from grpo_agents.learner.model import save_model
 from grpo_agents.learner.optimizer import Optimizer
-from grpo_agents.learner.ranks import Ranks, collective
+from grpo_agents.learner.ranks import Ranks, collective, whole
 from grpo_agents.learner.settings import LearnerConfig
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.methods.method import SourceKind
@@ -91,13 +93,14 @@ class Learner:
         self.optimizer = Optimizer(trained, config.optimizer, steps, dtype)
 
     @collective
-    def learn(self, batch: Batch, *, version: int, progress: float) -> dict[str, float]:
+    def learn(self, batch: Batch, *, version: int, progress: float, seed: int = 0) -> dict[str, float]:
         """All updates on a batch.
 
         Args:
             batch: The rows and normalisers.
             version: Of the weights before it.
             progress: How far the run is, 0…1.
+            seed: Of dropout, where there is any.
 
         Returns:
             Figures of the last update, and those of :func:`grpo_agents.learner.mismatch.compare`; none where the batch
@@ -107,6 +110,7 @@ class Learner:
             ValueError: The engine's log-probabilities are off; then nothing was moved.
             FloatingPointError: See :meth:`update`.
         """
+        torch.manual_seed(seed)
         self._renew_reference(version)  # due whatever the batch holds
         if not batch.rows:
             return {}
@@ -134,11 +138,39 @@ class Learner:
         """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first."""
         return [(row, logprobs) for row, logprobs, _ in self._score(self._policy_pass, rows, values=False)]
 
+    @collective
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The policy's parameters by name: live ones, or copies in main memory where ranks hold shards."""
+        return {name: whole(value.detach()) for name, value in self.model.named_parameters()}
+
+    @collective
+    def save_policy(self, folder: Path) -> None:
+        """Writes the policy's weights for ``from_pretrained``."""
+        save_model(self.model, folder, writes=self.ranks.rank == 0)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What a checkpoint notes beside the files, plain JSON."""
+        return {"updates": self.updates, "skips": self.skips, "scaler": self.optimizer.scaler.state_dict()}
+
+    @collective
+    def save(self, folder: Path) -> None:
+        """Writes what moves into a checkpoint's folder."""
+        saved.save(self, folder)
+
+    @collective
+    def restore(self, folder: Path, counts: Mapping[str, Any]) -> None:
+        """Brings back what was saved; see :func:`grpo_agents.learner.saved.restore`."""
+        saved.restore(self, folder)
+        self.updates, self.skips = counts["updates"], counts["skips"]
+        if counts.get("scaler"):
+            self.optimizer.scaler.load_state_dict(counts["scaler"])
+
     def _renew_reference(self, version: int) -> None:
         """Makes the policy its own reference every so many steps, where the method says so (iterative GRPO)."""
         period = self.method.reference_period
         if self.reference is not None and period is not None and version and version % period == 0:
-            self.reference.load_state_dict(self.model.state_dict())
+            self.reference.load_state_dict(self.model.state_dict())  # shard by shard, where there are ranks
 
     def update(self, batch: Batch, progress: float, version: int | None = None) -> dict[str, float]:
         """One update on the whole batch, whatever its micro-batches.

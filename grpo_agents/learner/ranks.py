@@ -6,8 +6,10 @@ the learner, every rank makes that call. One process alone is a rank of one, for
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -32,9 +34,8 @@ class Ranks:
     """
 
     def __init__(self, patience: timedelta = PATIENCE):
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if together else 0
-        self.size = torch.distributed.get_world_size() if together else 1
+        self.rank = 0 if alone() else torch.distributed.get_rank()
+        self.size = 1 if alone() else torch.distributed.get_world_size()
         self._calls: Any = torch.distributed.new_group(backend="gloo", timeout=patience) if self.size > 1 else None
 
     def shard(self, module: torch.nn.Module, layers: frozenset[str]) -> None:
@@ -46,6 +47,8 @@ class Ranks:
         """
         if self.size == 1:
             return
+        for tensor in module.state_dict().values():  # new adapters are drawn at random
+            torch.distributed.broadcast(tensor, 0)
         for part in list(module.modules()):
             if type(part).__name__ in layers:
                 fully_shard(part)
@@ -67,6 +70,10 @@ class Ranks:
         """Tells the others of a call that the first rank is about to make; None sends them home."""
         if self.size > 1 and self.rank == 0:
             torch.distributed.broadcast_object_list([call], group=self._calls)
+
+    def close(self) -> None:
+        """Sends the others home."""
+        self.announce(None)
 
     def hear(self) -> tuple[str, tuple[Any, ...], Mapping[str, Any]] | None:
         """Waits for what the first rank announces."""
@@ -96,10 +103,14 @@ def collective(method: Callable[Concatenate[Self_, Given], T]) -> Callable[Conca
 
 
 def follow(target: Ranked) -> None:
-    """Makes the calls that the first rank makes, until it sends the others home."""
+    """Makes the calls that the first rank makes, until it sends the others home.
+
+    What a call refuses, it refuses at every rank: the first one says it.
+    """
     while (call := target.ranks.hear()) is not None:
         name, args, kwargs = call
-        getattr(type(target), name).__wrapped__(target, *args, **kwargs)
+        with suppress(ValueError, FloatingPointError):
+            getattr(type(target), name).__wrapped__(target, *args, **kwargs)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,15 +130,23 @@ def shared_as(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
 
-def begin() -> bool:
-    """Joins the processes that torchrun started, if it did.
-
-    Returns:
-        Whether this is one of several.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ:
-        return False
-    if torch.cuda.is_available():
+def begin() -> None:
+    """Joins the processes that torchrun started, if it did."""
+    started = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    if not started or not alone():
+        return
+    gpus = torch.cuda.is_available()
+    if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    return True
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    atexit.register(torch.distributed.destroy_process_group)
+
+
+def alone() -> bool:
+    """Whether this process is the only one."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
+
+
+def first() -> bool:
+    """Whether this process is alone, or the first of several."""
+    return alone() or torch.distributed.get_rank() == 0
