@@ -161,8 +161,9 @@ class Explanation:
         Its columns: ``run_step``, ``phase``, ``group`` and ``index``, which join it with the trajectories;
         ``trajectory`` (its id), ``sample`` and ``position`` (where the token stands in the trajectory's samples),
         ``turn``, ``token`` (id) and ``text``; ``length`` (|o|); ``logprob``, ``old_logprob``, ``sampler_logprob`` (as
-        the engine returned it), ``reference_logprob``, ``ratio`` (ρ) and ``kl`` (k3); ``advantage`` of the first method; and for each method its coefficient under its
-        name, −∂loss/∂log π as ``NAME_gradient``, and ``NAME_clipped``.
+        the engine returned it), ``reference_logprob``, ``ratio`` (ρ) and ``kl`` (k3); ``advantage`` of the first
+        method; and for each method its coefficient under its name, −∂loss/∂log π as ``NAME_gradient``, and
+        ``NAME_clipped``.
         """
         path = folder / f"{self.file.stem}-{self.trajectory.id}.parquet"
         folder.mkdir(parents=True, exist_ok=True)

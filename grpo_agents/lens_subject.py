@@ -111,8 +111,8 @@ def find_old(config: Config, folder: RunFolder, place: dict[str, Any]) -> tuple[
         place: Where the trajectory belongs.
 
     Returns:
-        A folder of weights or the model's own path, or None where π_old is the engine's or has to be taken to be that; a text, empty where
-        there is nothing to say.
+        A folder of weights or the model's own path, or None where π_old is the engine's or has to be taken to be that;
+        a text, empty where there is nothing to say.
     """
     if config.learner.old_logprobs != "recompute":
         return None, ""

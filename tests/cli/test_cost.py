@@ -41,9 +41,7 @@ def test_cost_says_when_an_episode_would_be_refused(run, here):
 
 
 def test_cost_refuses_what_is_no_model(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        constants, "HF_HUB_OFFLINE", True
-    )  # else the hub is asked six times, wherever it is out of reach
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # else it is asked six times where it is out of reach
     (tmp_path / "run.toml").write_text(CONFIG)
     assert "model.path 'start' could not be loaded" in refused(run("cost", "run.toml", "--set", "model.path=start"))
     assert "model.path: there is no folder" in refused(run("cost", "run.toml", "--set", "model.path=./start"))
