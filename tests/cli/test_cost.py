@@ -51,5 +51,21 @@ def test_cost_refuses_what_is_no_model(run, tmp_path, monkeypatch):
     assert "model.path 'start' is no causal language model" in refused(run("cost", "run.toml"))
 
 
+def test_cost_counts_the_configs_reward_model(run, here):
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    config = Qwen3Config.from_pretrained("start", num_labels=1)
+    Qwen3ForSequenceClassification(config).save_pretrained("judge")
+    settings = ["--set", "reward_model.path=./judge", "--set", "reward_model.retrain_every=1"]
+    shown = run("cost", "run.toml", *settings)
+    for part in ("reward model training", "evaluation's rewards", "reward model's gradients, moments", "retraining"):
+        assert part in shown.stdout, shown.output
+    counted = json.loads(run("cost", "run.toml", "--run", "runs/a", "--json", *settings).stdout)
+    assert counted["workload"]["judging"]["heads"] == 4  # an output a conversation
+    assert counted["total"]["retraining"] > counted["total"]["sampling"]
+    refusal = refused(run("cost", "run.toml", "--set", "reward_model.path=./nowhere"))
+    assert "reward_model.path './nowhere' could not be loaded" in refusal
+
+
 def test_cost_refuses_a_run_without_trajectories(run, here):
     assert "trajectories holds no trajectories of training" in refused(run("cost", "run.toml", "--run", "nowhere"))
