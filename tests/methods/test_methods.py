@@ -40,6 +40,36 @@ def test_every_wrong_setting_is_named():
     assert "Did you mean" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "key", "fits", "refused"), [
+    ("grpo", "resample", [0], [-1]), ("dapo", "resample", [0], [-1]),
+    ("grpo", "clip_low", [0.0, 0.99], [-0.1, 1.0]), ("gspo", "clip_low", [0.0, 0.99], [-0.1, 1.0]),
+    ("grpo", "clip_high", [0.0], [-0.1]), ("gspo", "clip_high", [0.0], [-0.1]), ("dapo", "clip_high", [0.0], [-0.1]),
+    ("grpo", "dual_clip", [1.1], [1.0]), ("cispo", "cap", [0.1], [0.0]),
+    ("sapo", "tau_positive", [0.1], [0.0]), ("sapo", "tau_negative", [0.1], [0.0]),
+    ("grpo", "tis", [0.1], [0.0]), ("grpo", "mis", [0.1], [0.0]), ("grpo", "off_policy_mask", [0.0], [-0.1]),
+    ("grpo", "kl_weight", [0.0], [-0.1]), ("grpo", "entropy_bonus", [0.0], [-0.1]),
+    ("grpo", "entropy_tokens", [1], [0]), ("grpo", "entropy_until", [0.1, 1.0], [0.0, 1.1]),
+    ("dpo", "beta", [0.1], [0.0]), ("mt_grpo", "turn_weight", [0.0], [-0.1]), ("gigpo", "step_weight", [0.0], [-0.1]),
+    ("gigpo", "discount", [0.0, 1.0], [-0.1, 1.1]), ("ppo", "discount", [0.0, 1.0], [-0.1, 1.1]),
+    ("ppo", "gae", [0.0, 1.0], [-0.1, 1.1]), ("ppo", "value_weight", [0.1], [0.0]), ("ppo", "value_clip", [0.1], [0.0]),
+])  # fmt: skip
+def test_settings_have_bounds(name, key, fits, refused):
+    for value in fits:
+        assert getattr(make_method({"name": name, key: value}), key) == value
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"method\.{key}: "):
+            make_method({"name": name, key: value})
+
+
+@pytest.mark.parametrize(("key", "besides"), [
+    ("max_length", {"aggregation": "constant"}), ("reference_every", {"kl_weight": 0.1}),
+])  # fmt: skip
+def test_lengths_and_periods_are_at_least_1(key, besides):
+    assert getattr(make_method({key: 1, **besides}), key) == 1
+    with pytest.raises(ValueError, match=rf"method\.{key}: "):
+        make_method({key: 0, **besides})
+
+
 TOY = """
     from typing import ClassVar
     from grpo_agents.methods import Method
