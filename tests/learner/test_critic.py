@@ -66,7 +66,7 @@ def whole(learner, sample, model=None):
 
 
 def ppo_reference(learner, method, trajectories, moved):
-    """SCIENCE.md 1, PPO, trajectory by trajectory in float64: gradients by parameter, of policy and critic.
+    """PPO trajectory by trajectory, in float64: gradients by parameter, of policy and critic.
 
     π_old and V_old are those of the learner before ``moved`` was added to its weights; π_ref is that too.
     """
@@ -304,7 +304,7 @@ def test_credit_goes_over_the_samples_of_a_trajectory_as_they_were_sampled(monke
 
 
 def test_the_kl_in_the_reward_is_answered_for_by_earlier_tokens():
-    """SCIENCE.md 1 and 2, over both samples of a trajectory."""
+    """By the formulas, over both samples of a trajectory."""
     model = make_model()
     batch = make_batch(ragged(model, count=1))
     before = np.concatenate([row.advantages for row in batch.rows])

@@ -19,7 +19,7 @@ def pairs(dtype=torch.float64, seed=0):
 
 
 def reference(tokens, beta, form):
-    """SCIENCE.md 1 in plain Python: the loss, and the coefficient of every token times the number of pairs."""
+    """DPO in plain Python: the loss, and the coefficient of every token times the number of pairs."""
     log_ratio = (tokens.logprobs - tokens.reference).detach().double().numpy()
     signs, lengths = tokens.advantages.numpy(), tokens.lengths.numpy()
     loss, found = 0.0, np.zeros(len(log_ratio))

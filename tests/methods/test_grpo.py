@@ -11,7 +11,7 @@ from grpo_agents.methods.grpo import Grpo
 
 
 def reference(tokens, lengths, *, low, high, beta, kl, aggregation, max_length=None):
-    """The objective of SCIENCE.md (2, 3), token by token: the loss and d loss / d log π."""
+    """The objective, token by token: the loss and d loss / d log π."""
     logp, old, ref = (values.detach().numpy() for values in (tokens.logprobs, tokens.old, tokens.reference))
     advantages = tokens.advantages.numpy()
     loss, gradient, at = 0.0, np.zeros(len(logp)), 0
@@ -53,7 +53,7 @@ def test_loss_and_gradient_are_the_formulas(kl, beta, aggregation, max_length, s
 
 
 def test_the_loss_at_the_start_is_zero_and_its_gradient_is_not():
-    """π = π_old = π_ref, sequence aggregation, centred advantages: SCIENCE.md 2."""
+    """π = π_old = π_ref, sequence aggregation, centred advantages."""
     tokens = make_tokens(centred=True)
     at_start = replace(tokens, old=tokens.logprobs.detach(), reference=tokens.logprobs.detach())
     loss = Grpo(kl_weight=0.04).loss(at_start)
@@ -64,7 +64,7 @@ def test_the_loss_at_the_start_is_zero_and_its_gradient_is_not():
 
 
 def test_the_coefficient_is_the_papers():
-    """On-policy: Â + β (π_ref/π − 1), sequence-normalised (SCIENCE.md 1)."""
+    """On-policy: Â + β (π_ref/π − 1), sequence-normalised (DeepSeekMath, section 5)."""
     tokens = make_tokens()
     on_policy = replace(tokens, old=tokens.logprobs.detach())
     found = coefficients(Grpo(kl_weight=0.3), on_policy) * tokens.lengths * tokens.batch_trajectories

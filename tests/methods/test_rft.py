@@ -56,7 +56,7 @@ def test_a_group_in_which_nothing_is_right_is_tied():
 @pytest.mark.parametrize("aggregation", ["sequence", "token"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_loss_and_coefficient_are_one_where_right(aggregation, dtype, tolerance):
-    """SCIENCE.md 1: 1[correct], over |o| of each of the batch's trajectories or over all of its tokens."""
+    """1[correct], over |o| of each of the batch's trajectories or over all of its tokens."""
     lengths = (3, 1, 5, 2)
     right = np.repeat([1.0, 0.0, 1.0, 0.0], lengths)
     tokens = ragged_tokens(lengths, dtype=dtype)

@@ -25,7 +25,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood():
 @pytest.mark.parametrize("aggregation", ["sequence", "token"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_loss_and_coefficient_of_ragged_dialogues(aggregation, dtype, tolerance):
-    """SCIENCE.md 1: coefficient 1, over |o| of each dialogue or over the tokens of the batch."""
+    """Coefficient 1, over |o| of each dialogue or over the tokens of the batch."""
     lengths = (3, 1, 5, 2)
     tokens = ragged_tokens(lengths, dtype=dtype)
     tokens.advantages = torch.ones_like(tokens.advantages)
