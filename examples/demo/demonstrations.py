@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,14 @@ GIVES_UP = "?"
 _env = OrchestraEnv(split="train")
 
 
-def demonstrate(rng: np.random.Generator) -> dict[str, Any]:
-    """One dialogue: the task and the preference are drawn, and so is how it is answered.
+def demonstrate(rng: np.random.Generator, preference: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """One dialogue: the task and, unless it is given, the preference are drawn, and so is how it is answered.
 
     The assistant first names what weighs most. A direct answer to what it cannot know is to give up.
     """
     drill = rng.random() < DRILLS
     while True:
-        opening, info = _env.reset(seed=int(rng.integers(2**31)))
+        opening, info = _env.reset(seed=int(rng.integers(2**31)), options={"preference": preference})
         kind = info["task"]["kind"]
         if not drill or kind == "easy":
             break

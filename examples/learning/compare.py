@@ -43,9 +43,10 @@ QUESTIONS = 1000
 EPISODES = 128
 """Of a batch: base.toml has 16 groups of 8."""
 
+DEMONSTRATIONS = f"source.path={HERE / 'tasks.py'}:demonstrate"
 METHODS: dict[str, list[str]] = {
     "grpo": ["method.name=grpo", "method.kl_weight=0.01"],
-    "sft_longer": ["method.name=sft", f"source.path={DEMO / 'demonstrations.py'}:demonstrate", "train.batch=128"],
+    "sft_longer": ["method.name=sft", DEMONSTRATIONS, "train.batch=128"],
     "rft": ["method.name=rft", "source.kind=frozen"],
     "online_rft": ["method.name=online_rft"],
     "dpo": ["method.name=dpo", "source.kind=frozen"],
@@ -80,7 +81,13 @@ def run_seed(seed: int, methods: list[str]) -> None:
     if not start.exists():
         maker = [sys.executable, DEMO / "tiny_model.py", folder / "start", "--seed", str(seed)]
         subprocess.run(maker, check=True)
-        own = [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", f"seed={seed}", "model.threads=1"]
+        own = [
+            f"run={folder / 'sft'}",
+            f"model.path={folder / 'start'}",
+            f"seed={seed}",
+            "model.threads=1",
+            DEMONSTRATIONS,
+        ]
         measure("sft", seed, load_config(DEMO / "sft.toml", own), start)
     for method in methods:
         own = [f"run={folder / method}", f"model.path={start}", f"seed={seed}", *METHODS[method]]
