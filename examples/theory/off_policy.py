@@ -28,6 +28,7 @@ ARMS: dict[str, tuple[dict[str, Any], int, int]] = {
     "RFT, frozen, 5 passes": ({"name": "rft"}, STEPS, 5),
     "RFT, sampled anew 5 times": ({"name": "rft"}, STEPS // 5, 1),
     "GRPO, frozen": ({"name": "grpo"}, STEPS, 1),
+    "GRPO, frozen, no clip": ({"name": "grpo", "clip_low": 0.99, "clip_high": 1000.0}, STEPS, 1),
     "Online RFT": ({"name": "online_rft"}, 1, 1),
     "GRPO": ({"name": "grpo"}, 1, 1),
 }

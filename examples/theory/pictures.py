@@ -114,7 +114,7 @@ def pushes() -> Figure:
 # Section 3
 
 
-STYLES = ("-", "--", "-.", ":", "-", "-")
+STYLES = ("-", "--", "-.", ":", "--", "-", "-.")
 
 
 def sampling(runs: Sequence[dict[str, Any]]) -> Figure:
@@ -130,7 +130,7 @@ def sampling(runs: Sequence[dict[str, Any]]) -> Figure:
     frame(right, "What is known at the end", "skill (task k needs skills 1 … k)", "π(right), mean over seeds")
     right.set_ylim(0, 1.04)
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
 
 
@@ -168,7 +168,7 @@ def surfaces(runs: Sequence[dict[str, Any]]) -> Figure:
     calls, answers = np.meshgrid(np.linspace(0, 1, 51), np.linspace(0, 1, 51))
     for axes, (name, reward) in zip(figure.subplots(2, 3).flat, rewards.items(), strict=True):
         height = landscapes.surface(reward, calls, answers)
-        drawn = axes.imshow(height, origin="lower", extent=(0, 1, 0, 1), cmap="Greys_r", interpolation="none")
+        drawn = axes.imshow(height, origin="lower", extent=(0, 1, 0, 1), cmap="Greys_r", aspect="auto")
         axes.contour(calls, answers, height, 9, colors=INK, linewidths=0.4, linestyles="-")
         figure.colorbar(drawn, ax=axes, format="%.2f", pad=0.02).ax.tick_params(labelsize=7.5, colors=INK)
         for run in runs:
@@ -177,6 +177,7 @@ def surfaces(runs: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(*path[-1], "o", color=COLOURS[1], markersize=5, markeredgecolor="white", clip_on=False, zorder=5)
         axes.plot(landscapes.START_CALLS, landscapes.START_ANSWERS, "s", color=COLOURS[5], markersize=6, zorder=5)
         frame(axes, name.replace(": ", ":\n"), "c: calls the tool", "a: answers from the result")
+        axes.title.set_fontsize(9)
         axes.grid(visible=False)
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
@@ -198,6 +199,7 @@ def practised(runs: Sequence[dict[str, Any]]) -> Figure:
     for place, arm in enumerate(runs[0]["arms"]):
         above = [np.subtract(run["arms"][arm]["curve"], run["arms"]["uniform"]["curve"]) for run in runs]
         band(right, above, COLOURS[place], arm, STYLES[place])
+    right.set_ylim(top=0.06)
     frame(right, "Mean success beside uniform sampling", "steps of 64 episodes", "difference, paired by seed")
     legend(right)
     return figure
