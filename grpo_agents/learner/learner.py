@@ -23,6 +23,7 @@ from grpo_agents.learner.settings import LearnerConfig
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.methods.method import SourceKind
 from grpo_agents.methods.surrogate import kl_estimate
+from grpo_agents.support import Support
 
 PROBE_TOLERANCE = 1e-3
 """How far the chunked log-probabilities may be from the model's own forward pass."""
@@ -239,8 +240,9 @@ class Learner:
             decoder, head = decoder_and_head(model)
             states = decoder(input_ids=tokens, use_cache=False).last_hidden_state  # (rows, width, size)
             hidden = states.flatten(0, 1)[at - 1]  # (trained, size)
+            support = Support.join([(row.support, len(row.trained)) for row in rows])
             logprobs, entropy = token_logprobs(
-                hidden, head, tokens.flatten()[at], self.temperature, entropy_gradient=entropy_gradient
+                hidden, head, tokens.flatten()[at], self.temperature, support, entropy_gradient=entropy_gradient
             )
             values = critic(tokens, at - 1, hidden) if critic is not None else None
             return Forward(logprobs, entropy, values)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from grpo_agents.support import Support
+
 CHUNK_LOGITS = 1 << 25
 """Logits held at once: chunks of tokens × vocabulary of this size (128 MiB in float32)."""
+
+CUT = -1e30
+"""The logit of a token outside the support: as good as −∞, and its probability times it is 0, not NaN."""
 
 
 def token_logprobs(
@@ -14,6 +20,7 @@ def token_logprobs(
     head: torch.nn.Module,
     targets: torch.Tensor,
     temperature: float = 1.0,
+    support: Support | None = None,
     *,
     entropy_gradient: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +34,7 @@ def token_logprobs(
         head: The output layer, size → vocabulary.
         targets: Token ids, (tokens,).
         temperature: What the logits are divided by.
+        support: Which tokens the distribution of each is over, (tokens,); None is all, for every one.
         entropy_gradient: Whether the entropy carries a gradient.
 
     Returns:
@@ -34,33 +42,32 @@ def token_logprobs(
     """
     vocabulary = head.weight.shape[0]  # type: ignore[union-attr]
     size = max(1, CHUNK_LOGITS // int(vocabulary))  # type: ignore[arg-type]
-    if len(targets) <= size or not torch.is_grad_enabled():
-        parts = [
-            _chunk(hidden[start : start + size], head, targets[start : start + size], temperature, entropy_gradient)
-            for start in range(0, len(targets), size)
-        ]
-    else:
-        parts = [
-            checkpoint(
-                _chunk,
-                hidden[start : start + size],
-                head,
-                targets[start : start + size],
-                temperature,
-                entropy_gradient,
-                use_reentrant=False,
-            )
-            for start in range(0, len(targets), size)
-        ]
+    starts = range(0, len(targets), size)
+    supports = [None] * len(starts) if support is None else support.split(size)
+    parts = []
+    for start, kept in zip(starts, supports, strict=True):
+        some = slice(start, start + size)
+        arguments = (hidden[some], head, targets[some], temperature, kept, entropy_gradient)
+        if len(targets) <= size or not torch.is_grad_enabled():
+            parts.append(_chunk(*arguments))
+        else:
+            parts.append(checkpoint(_chunk, *arguments, use_reentrant=False))
     if not parts:
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])  # type: ignore[index]
 
 
 def _chunk(
-    hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, temperature: float, entropy_gradient: bool
+    hidden: torch.Tensor,
+    head: torch.nn.Module,
+    targets: torch.Tensor,
+    temperature: float,
+    support: Support | None,
+    entropy_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     logits = head(hidden).float() / temperature  # (tokens, V)
+    if support is not None:
+        logits.masked_fill_(_outside(support, logits), CUT)
     normaliser = logits.logsumexp(-1)  # (tokens,)
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
@@ -69,3 +76,12 @@ def _chunk(
         probabilities = (logits - normaliser[:, None]).exp()
         entropy = normaliser - (probabilities * logits).sum(-1)
     return logprobs, entropy
+
+
+def _outside(support: Support, logits: torch.Tensor) -> torch.Tensor:
+    """Which tokens are not in the support of each row, (tokens, V)."""
+    counts = torch.from_numpy(support.counts).to(logits.device)  # (tokens,)
+    outside = (counts > 0)[:, None].repeat(1, logits.shape[-1])
+    rows = torch.from_numpy(np.repeat(np.arange(len(counts)), support.counts)).to(logits.device)
+    outside[rows, torch.from_numpy(support.ids).to(logits.device).long()] = False
+    return outside
