@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from grpo_agents.chat import Chat
 from grpo_agents.chat.template import Template
+from grpo_agents.support import Support
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 SPECIALS = {
