@@ -20,6 +20,9 @@ server in development mode says whether it is set, and is refused where not; of 
 mode opens endpoints that change the server: let nobody else reach it. ``sync_folder`` has the same path on both
 machines; ``sync = "nccl"`` or ``"ipc"`` do without it (:mod:`grpo_agents.engines.weight_transfer`).
 
+With ``rollout.top_k`` above 20 it wants ``--max-logprobs`` of as many: the k likeliest tokens are asked for with each
+that is sampled, as what could have been sampled in its place.
+
 A server counts as stalled when no request has been answered for ``patience`` seconds, which must therefore be longer
 than the longest turn takes. On a CPU vLLM wants ``--no-enable-chunked-prefill``, as seeds crash it otherwise.
 """
@@ -306,7 +309,7 @@ def _completion(session: int, sampling: Sampling, version: int, answer: Any) -> 
 
 def _support(sampled: Sequence[int], likeliest: Sequence[dict[str, float]]) -> tuple[Support, list[float]]:
     """What could have been sampled instead, and the log-probs over it; of the k likeliest by their names."""
-    width = 1 + max(len(entry) for entry in likeliest)
+    width = 1 + max((len(entry) for entry in likeliest), default=0)
     ids = np.full((len(sampled), width), -1)
     logprobs = np.full((len(sampled), width), -np.inf)
     for row, (token, entry) in enumerate(zip(sampled, likeliest, strict=True)):

@@ -34,7 +34,7 @@ def generate(engine, requests, sampling=None):
 
 
 def distributions(model, ids, sampling):
-    """log π of every token in the support of top-k, then top-p, after every position: in float64, by sorting plainly."""
+    """log π over the support of top-k, then top-p, by token, after every position: in float64, by sorting plainly."""
     tokens = torch.tensor([ids])
     with torch.no_grad():
         logits = model(input_ids=tokens).logits[0].double().numpy() / sampling.temperature
