@@ -30,6 +30,13 @@ class Support:
         kept = padded >= 0  # (tokens, width)
         return cls(padded[kept].astype(np.int32), kept.sum(-1, dtype=np.int32))
 
+    def padded(self) -> np.ndarray:
+        """The ids of each token side by side, (tokens, largest count), in which −1 is none; what :meth:`of` takes."""
+        filled = np.arange(self.counts.max(initial=0)) < self.counts[:, None]  # (tokens, largest count)
+        ids = np.full(filled.shape, -1, np.int32)
+        ids[filled] = self.ids
+        return ids
+
     @classmethod
     def join(cls, parts: Sequence[tuple[Support | None, int]]) -> Support | None:
         """Those of tokens side by side, each part with its number of tokens; None where none of them was cut."""
@@ -47,10 +54,12 @@ class Support:
 
     def split(self, size: int) -> list[Support]:
         """Those of every ``size`` tokens."""
-        starts = np.arange(size, len(self.counts), size)
-        counts = np.split(self.counts, starts)
-        ids = np.split(self.ids, np.cumsum(self.counts)[starts - 1])
-        return [Support(*part) for part in zip(ids, counts, strict=True)]
+        tokens = len(self.counts)
+        ends = np.concatenate([[0], np.cumsum(self.counts)])  # (tokens + 1,)
+        return [
+            Support(self.ids[ends[start] : ends[min(start + size, tokens)]], self.counts[start : start + size])
+            for start in range(0, tokens, size)
+        ]
 
     def holds(self, ids: np.ndarray) -> np.ndarray:
         """Whether each of the tokens (tokens,) is in its support, (tokens,)."""

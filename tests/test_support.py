@@ -7,7 +7,8 @@ KEPT = [[4, 7], [], [5], [6, 1, 9], [2]]
 
 
 def support_of(kept):
-    return Support(np.array([token for ids in kept for token in ids], np.int32), np.array([len(ids) for ids in kept]))
+    ids = [token for kept_ids in kept for token in kept_ids]
+    return Support(np.array(ids, np.int32), np.array([len(kept_ids) for kept_ids in kept], np.int32))
 
 
 def lists(support):
@@ -17,6 +18,8 @@ def lists(support):
 def test_rows_that_are_filled_up():
     support = Support.of(np.array([[4, 7, -1], [-1, -1, -1], [-1, 5, -1], [6, 1, 9], [2, -1, -1]]))
     assert (lists(support), support.ids.dtype, support.counts.dtype) == (KEPT, np.int32, np.int32)
+    assert support.padded().tolist() == [[4, 7, -1], [-1, -1, -1], [5, -1, -1], [6, 1, 9], [2, -1, -1]]
+    assert support_of([]).padded().shape == (0, 0)
 
 
 @pytest.mark.parametrize("places", [[0, 3], [1], [], [0, 1, 2, 3, 4]])
@@ -33,6 +36,7 @@ def test_in_parts_and_together_again(size):
     parts = support_of(KEPT).split(size)
     assert [lists(part) for part in parts] == [KEPT[start : start + size] for start in range(0, len(KEPT), size)]
     assert lists(Support.join([(part, len(part.counts)) for part in parts])) == KEPT
+    assert support_of([]).split(size) == []
 
 
 def test_what_was_not_cut_beside_what_was():

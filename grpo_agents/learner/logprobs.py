@@ -12,7 +12,7 @@ CHUNK_LOGITS = 1 << 25
 """Logits held at once: chunks of tokens × vocabulary of this size (128 MiB in float32)."""
 
 CUT = -1e30
-"""The logit of a token outside the support: as good as −∞, and its probability times it is 0, not NaN."""
+"""The logit of no token: as good as −∞, and its probability times it is 0, not NaN."""
 
 
 def token_logprobs(
@@ -40,6 +40,8 @@ def token_logprobs(
     Returns:
         log π (tokens,) and entropy (tokens,), float32.
     """
+    if support is not None and not support.counts.all():
+        return _some_whole(hidden, head, targets, temperature, support, entropy_gradient)
     vocabulary = head.weight.shape[0]  # type: ignore[union-attr]
     size = max(1, CHUNK_LOGITS // int(vocabulary))  # type: ignore[arg-type]
     starts = range(0, len(targets), size)
@@ -57,6 +59,25 @@ def token_logprobs(
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])  # type: ignore[index]
 
 
+def _some_whole(
+    hidden: torch.Tensor,
+    head: torch.nn.Module,
+    targets: torch.Tensor,
+    temperature: float,
+    support: Support,
+    entropy_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, where the distributions of some tokens are cut and those of others are not: one kind, then the other."""
+    whole, cut = np.flatnonzero(support.counts == 0), np.flatnonzero(support.counts)
+    parts = [
+        token_logprobs(hidden[places], head, targets[places], temperature, kept, entropy_gradient=entropy_gradient)
+        for places, kept in ((whole, None), (cut, support.at(cut)))
+    ]
+    order = np.argsort(np.concatenate([whole, cut]))
+    logprobs, entropies = (torch.cat(found)[order] for found in zip(*parts, strict=True))
+    return logprobs, entropies
+
+
 def _chunk(
     hidden: torch.Tensor,
     head: torch.nn.Module,
@@ -66,10 +87,11 @@ def _chunk(
     entropy_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     logits = head(hidden).float() / temperature  # (tokens, V)
+    own = logits.gather(-1, targets[:, None])[:, 0]  # (tokens,)
     if support is not None:
-        logits.masked_fill_(_outside(support, logits), CUT)
+        logits = _kept(logits, support)  # (tokens, largest count)
     normaliser = logits.logsumexp(-1)  # (tokens,)
-    logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
+    logprobs = own - normaliser
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         if not entropy_gradient:
             logits, normaliser = logits.detach(), normaliser.detach()
@@ -78,10 +100,7 @@ def _chunk(
     return logprobs, entropy
 
 
-def _outside(support: Support, logits: torch.Tensor) -> torch.Tensor:
-    """Which tokens are not in the support of each row, (tokens, V)."""
-    counts = torch.from_numpy(support.counts).to(logits.device)  # (tokens,)
-    outside = (counts > 0)[:, None].repeat(1, logits.shape[-1])
-    rows = torch.from_numpy(np.repeat(np.arange(len(counts)), support.counts)).to(logits.device)
-    outside[rows, torch.from_numpy(support.ids).to(logits.device).long()] = False
-    return outside
+def _kept(logits: torch.Tensor, support: Support) -> torch.Tensor:
+    """Those of the logits (tokens, V) that are in the support of each token, (tokens, largest count)."""
+    ids = torch.from_numpy(support.padded()).to(logits.device, torch.int64)
+    return logits.gather(-1, ids.clamp_min(0)).masked_fill(ids < 0, CUT)
