@@ -207,7 +207,8 @@ def estimate(
     """
     method, kind, steps = config.chosen_method, config.source_kind, config.train.steps
     phases = _phases(method, kind, shape, workload, config, steps)
-    step_file = stored_bytes(workload) if file_bytes is None else file_bytes
+    with_supports = stored_bytes(workload, config.rollout.top_k)
+    step_file = with_supports if file_bytes is None else file_bytes
     stored = []
     if kind in ("policy", "frozen") and (config.train.store or kind == "frozen"):
         stored.append(Stored("trajectories", step_file, steps if kind == "policy" else config.source.batches))
@@ -217,7 +218,7 @@ def estimate(
         work, size = played.sampling, stored_bytes(played)
         if workload.measured:  # as long as those of training
             share = played.rollouts / workload.rollouts
-            work, size = workload.sampling.times(share), step_file * share
+            work, size = workload.sampling.times(share), step_file * share * stored_bytes(workload) / with_supports
         phases.append(Phase("evaluation", work.tokens, forward(shape, work), times))
         stored.append(Stored("evaluations", size, times))
     saves = min(config.train.keep, -(-steps // config.train.save_every))
@@ -310,6 +311,9 @@ def checkpoint_bytes(config: Config, shape: Shape) -> float:
 SAMPLED_BYTES = 8.0
 """Of a sampled token in a trajectory file: a float32 log-probability that hardly compresses, id, text, compressed."""
 
+SUPPORT_BYTES = 2.0
+"""Of a token that could have been sampled in its place: an id, which hardly compresses."""
+
 TOLD_BYTES = 1.0
 """Of a token that an episode was told: id and text; compressed, and mostly shared by a group."""
 
@@ -320,9 +324,13 @@ FILE_BYTES = 30_000.0
 """Of a file without any: the schema and what is noted of each column."""
 
 
-def stored_bytes(workload: Workload) -> float:
-    """Bytes of a step's Parquet file, compressed; right within a factor of two, as texts compress differently."""
-    episode = EPISODE_BYTES + SAMPLED_BYTES * workload.sampled + TOLD_BYTES * workload.told
+def stored_bytes(workload: Workload, top_k: int = 0) -> float:
+    """Bytes of a step's Parquet file, compressed; right within a factor of two, as texts compress differently.
+
+    With top-k those of k ids beside each sampled token, which is the most there are: top-p leaves fewer.
+    """
+    sampled = SAMPLED_BYTES + SUPPORT_BYTES * top_k
+    episode = EPISODE_BYTES + sampled * workload.sampled + TOLD_BYTES * workload.told
     return FILE_BYTES + workload.rollouts * episode
 
 

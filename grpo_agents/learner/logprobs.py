@@ -67,7 +67,7 @@ def _some_whole(
     support: Support,
     entropy_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, where the distributions of some tokens are cut and those of others are not: one kind, then the other."""
+    """The same, where the distributions of some tokens are cut and others are whole: one kind, then the other."""
     whole, cut = np.flatnonzero(support.counts == 0), np.flatnonzero(support.counts)
     parts = [
         token_logprobs(hidden[places], head, targets[places], temperature, kept, entropy_gradient=entropy_gradient)
