@@ -6,20 +6,33 @@ import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from grpo_agents import rewards
-from grpo_agents.advantage import check_gate
+from grpo_agents.advantage import check_gate, check_needed
 from grpo_agents.chat import Chat
 from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
+from grpo_agents.curriculum import make_curriculum
 from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
+from grpo_agents.learner import ranks
 from grpo_agents.learner.model import adapter_config, computing_in, load_model, load_tokenizer
 from grpo_agents.rewards.component import RewardVector, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
-from grpo_agents.rollout import Rollout
+from grpo_agents.rollout import Rollout, apply_truncation
 from grpo_agents.scoring import Scoring, check_maxima
+from grpo_agents.sources import (
+    WRITTEN,
+    DemonstrationSource,
+    FrozenSource,
+    PairSource,
+    PolicySource,
+    Source,
+    StoredSource,
+    Weighing,
+)
 from grpo_agents.tasks import GeneratedTasks, Tasks, load_object, load_tasks
 
 if TYPE_CHECKING:
@@ -27,6 +40,8 @@ if TYPE_CHECKING:
 
     from grpo_agents.engines import TokenEngine
     from grpo_agents.learner.reward_model import RewardModel
+    from grpo_agents.methods import Method
+    from grpo_agents.trajectory import Group
 
 
 @dataclass
@@ -52,6 +67,12 @@ class Parts:
         """What reward components may ask for by name."""
         given = {"engine": self.engine, "chat": self.chat}
         return given if self.reward_model is None else {**given, "reward_model": self.reward_model}
+
+    @property
+    def moving_reward_model(self) -> RewardModel | None:
+        """The reward model, where it learns while the policy does."""
+        reward_model = self.reward_model
+        return reward_model if reward_model is not None and reward_model.config.retrain_every else None
 
     def rollout(self, *, evaluating: bool = False) -> tuple[Rollout, Tasks]:
         """A rollout of the training or the evaluation environment, and its tasks."""
@@ -163,6 +184,52 @@ def make_preferences(config: PreferenceConfig) -> Preferences | None:
     return None
 
 
+def make_source(parts: Parts, method: Method, trajectories: Path, progress: Callable[[int], None]) -> Source:
+    """Where the batches of a run come from.
+
+    Args:
+        parts: Of the run.
+        method: Reads the batches.
+        trajectories: The folder for what is sampled before learning begins.
+        progress: Told how many episodes have just ended.
+
+    Raises:
+        FileNotFoundError: ``source.path`` names nothing.
+        ValueError: What is there cannot be learned from; or the vector lacks what the method reads.
+    """
+    config, size, seed = parts.config, parts.config.train.batch, parts.config.seed
+    kind, path = config.source_kind, config.source.path
+    if kind in WRITTEN:
+        written = load_tasks(str(path), split=config.source.split, seed=seed)
+        make = DemonstrationSource if kind == "demonstrations" else PairSource
+        return make(written, parts.chat, size, seed)
+    check_needed(method, parts.vector)
+    weigh = Weighing(parts.vector, config.advantage, parts.maxima, method)
+    if kind == "stored":
+        rescore = partial(_rescore, parts) if config.source.rescore else None
+        return StoredSource(str(path), weigh, size, seed, rescore=rescore)
+    rollout, tasks = parts.rollout()
+    resample = method.most_resamples
+    curriculum = make_curriculum(
+        config.curriculum,
+        tasks,
+        parts.vector,
+        gate=config.advantage.gate,
+        seed=seed,
+        size=size,
+        resample=resample,
+        steps=config.train.steps,
+    )
+    policy = PolicySource(rollout, curriculum, weigh, size, seed, resample=resample, progress=progress)
+    return policy if kind == "policy" else FrozenSource(policy, config.source.batches, trajectories, parts.scoring)
+
+
+def _rescore(parts: Parts, groups: list[Group]) -> None:
+    """Computes the rewards of groups as if they had been sampled by this run."""
+    parts.vector.score(groups, parts.resources)
+    apply_truncation(groups, parts.vector, parts.config.rollout.truncated)
+
+
 def _make_engine(config: Config, model: PreTrainedModel | None, chat: Chat, say: Callable[[str], None]) -> TokenEngine:
     engine = config.engine
     if model is None or config.samples:  # a warm start without evaluations needs none of its own
@@ -174,7 +241,8 @@ def _make_engine(config: Config, model: PreTrainedModel | None, chat: Chat, say:
             return ServerEngine(engine.server, patience=engine.patience, restarts=engine.restarts, say=say)
     from grpo_agents.engines.transformers import TransformersEngine
 
-    model = model or load_model(config.model)
+    if model is None or not ranks.alone():  # of several ranks each has but a shard of the learner's
+        model = load_model(config.model)
     device = model.device
     return TransformersEngine(
         model,

@@ -161,6 +161,11 @@ class Config(Section):
         """Whether training samples at all: for its batches, or to evaluate."""
         return self.source_kind in ("policy", "frozen") or self.eval.every is not None
 
+    def evaluates(self, step: int) -> bool:
+        """Whether training evaluates after that many steps: before the first, every so often and after the last."""
+        every = self.eval.every
+        return every is not None and (step % every == 0 or step == self.train.steps)
+
     @property
     def source_kind(self) -> SourceKind:
         """Where its batches come from."""

@@ -4,6 +4,7 @@ A multiplication and an addition are two operations. Counted are matrix products
 functions, the softmax and the optimiser's arithmetic are left out. What is counted is what this package does:
 trained weights and moments are float32, log π_old is the engine's unless asked for, the output layer is applied to
 trained tokens alone, a prompt that rollouts share is sampled from once, and the learner computes it once a rollout.
+A reward model reads every sampled episode once, also those of evaluations, and is taken to make as many tokens of it.
 
 >>> {name: (recipe.flops, recipe.bytes) for name, recipe in TEXTBOOK.items()}["GRPO"]
 (14.0, 20)
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 FLOAT32 = 4
 """Bytes of a trained weight, its gradient and each moment, whatever the model computes in."""
 
-When = Literal["always", "learning", "sampling"]
-"""When memory is taken."""
+When = Literal["always", "learning", "retraining", "sampling"]
+"""When memory is taken; ``retraining``: while the reward model learns, after the policy has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,14 @@ class Estimate:
         """Bytes that the run leaves."""
         return sum(entry.bytes * entry.count for entry in self.stored)
 
+    @property
+    def moments(self) -> list[When]:
+        """When the run needs different memory: while it learns, retrains a reward model where it does, samples."""
+        retrains = any(entry.when == "retraining" for entry in self.memory)
+        return ["learning", *(["retraining"] if retrains else []), "sampling"]
+
     def needed(self, when: When) -> float:
-        """Bytes of memory while it learns, or while it samples."""
+        """Bytes of memory while it does that."""
         return sum(entry.bytes for entry in self.memory if entry.when in ("always", when))
 
 
@@ -191,6 +198,7 @@ def estimate(
     shape: Shape,
     workload: Workload,
     *,
+    judge: Shape | None = None,
     prompt: int = 512,
     observation: int = 64,
     file_bytes: float | None = None,
@@ -201,12 +209,13 @@ def estimate(
         config: The run's.
         shape: Its model's.
         workload: Of a step: :func:`~grpo_agents.workload.budgeted` or :func:`~grpo_agents.workload.measured`.
+        judge: Its reward model's, where it has one: :func:`grpo_agents.learner.shape.load_judge`.
         prompt: Tokens of a prompt, for evaluations.
         observation: Tokens between two turns, for evaluations.
         file_bytes: Measured size of a step's trajectories; estimated where not given.
     """
     method, kind, steps = config.chosen_method, config.source_kind, config.train.steps
-    phases = _phases(method, kind, shape, workload, config, steps)
+    phases = _phases(method, kind, shape, workload, config, steps, judge)
     with_supports = stored_bytes(workload, config.rollout.top_k)
     step_file = with_supports if file_bytes is None else file_bytes
     stored = []
@@ -215,19 +224,30 @@ def estimate(
     if (every := config.eval.every) is not None:
         times = steps // every + 1 + (steps % every > 0)
         played = episodes(config, shape, config.eval.tasks, config.eval.rollouts, prompt, observation)
-        work, size = played.sampling, stored_bytes(played)
+        work, judged, size = played.sampling, played.judging, stored_bytes(played)
         if workload.measured:  # as long as those of training
             share = played.rollouts / workload.rollouts
-            work, size = workload.sampling.times(share), step_file * share * stored_bytes(workload) / with_supports
+            work, judged = workload.sampling.times(share), workload.judging.times(share)
+            size = step_file * share * stored_bytes(workload) / with_supports
         phases.append(Phase("evaluation", work.tokens, forward(shape, work), times))
+        if judge is not None:
+            phases.append(Phase("evaluation's rewards", judged.tokens, forward(judge, judged), times))
         stored.append(Stored("evaluations", size, times))
     saves = min(config.train.keep, -(-steps // config.train.save_every))
-    stored.append(Stored("checkpoints", checkpoint_bytes(config, shape), saves))
+    stored.append(Stored("checkpoints", checkpoint_bytes(config, shape, judge), saves))
     stored.append(Stored("model", model_bytes(shape), 1))
-    return Estimate(shape.policy.count, workload, phases, memory(config, shape, workload), stored)
+    if judge is not None and _retrains(config):
+        stored.append(Stored("reward model", FLOAT32 * judge.policy.count, 1))
+    return Estimate(shape.policy.count, workload, phases, memory(config, shape, workload, judge), stored)
 
 
-def _phases(method: Method, kind: str, shape: Shape, workload: Workload, config: Config, steps: int) -> list[Phase]:
+def _retrains(config: Config) -> bool:
+    return config.reward_model is not None and config.reward_model.retrain_every is not None
+
+
+def _phases(
+    method: Method, kind: str, shape: Shape, workload: Workload, config: Config, steps: int, judge: Shape | None
+) -> list[Phase]:
     """Operations of the steps of a method on a kind of source."""
     written, critic = kind in ("demonstrations", "pairs"), method.critic
     scoring, learning, updates = workload.scoring, workload.learning, config.learner.updates
@@ -236,6 +256,9 @@ def _phases(method: Method, kind: str, shape: Shape, workload: Workload, config:
         work = workload.sampling.times(workload.resampled)
         times = steps if kind == "policy" else config.source.batches
         phases.append(Phase("sampling", work.tokens, forward(shape, work), times))
+        if judge is not None:
+            work = workload.judging.times(workload.resampled)
+            phases.append(Phase("reward model", work.tokens, forward(judge, work), times))
     if critic is not None or (config.learner.old_logprobs == "recompute" and not written):
         phases.append(Phase("old log-probs", scoring.tokens, forward(shape, scoring), steps))
     if method.needs_reference:
@@ -249,17 +272,25 @@ def _phases(method: Method, kind: str, shape: Shape, workload: Workload, config:
         flops = critic_training(shape, learning, critic, checkpointing=config.learner.gradient_checkpointing)
         tokens = updates * learning.tokens if critic == "model" else 0.0
         phases.append(Phase("critic training", tokens, updates * flops, steps))
+    learned = config.reward_model
+    if judge is not None and learned is not None and learned.retrain_every is not None and not written:
+        pairs = 2 / config.rollout.group_size / (1 - learned.replay)  # of every group at most one, and older ones
+        work = workload.judging.times(learned.retrain_every * pairs)
+        phases.append(
+            Phase("reward model training", work.tokens, training(judge, work), steps // learned.retrain_every)
+        )
     return phases
 
 
-def memory(config: Config, shape: Shape, workload: Workload, method: Method | None = None) -> list[Memory]:
+def memory(config: Config, shape: Shape, workload: Workload, judge: Shape | None = None) -> list[Memory]:
     """Bytes of memory, without activations and the logits of a chunk.
 
     Float32 weights, a gradient of each trained one, AdamW's two moments or Muon's one; a reference as large as the
     model, but for LoRA, whose reference is the model without its adapters; a critic with its own gradients and moments.
     In bfloat16 and float16, the matrices are copied to that while they compute. Muon's buffers in a step are left out.
+    A reward model is there all the time; its gradients and AdamW's moments, which begin anew, while it is retrained.
     """
-    method, policy = method or config.chosen_method, shape.policy
+    method, policy = config.chosen_method, shape.policy
     muon = config.learner.optimizer.name == "muon"
     parts = [Memory("weights", FLOAT32 * policy.count, "always")]
     trained, inner = policy.trained, policy.muon
@@ -271,6 +302,10 @@ def memory(config: Config, shape: Shape, workload: Workload, method: Method | No
         copied += shape.matrices + shape.adapters if method.critic == "model" else 0
     if method.needs_reference and not policy.adapters:
         parts.append(Memory("reference", FLOAT32 * policy.count, "always"))
+    if judge is not None:
+        parts.append(Memory("reward model", FLOAT32 * judge.policy.count, "always"))
+        if _retrains(config):
+            parts.append(Memory("reward model's gradients, moments", 3 * FLOAT32 * judge.policy.count, "retraining"))
     moments = 2 * trained - (inner if muon else 0)
     parts.append(Memory("moments (Muon, AdamW)" if muon else "moments (AdamW)", FLOAT32 * moments, "always"))
     parts.append(Memory("gradients", FLOAT32 * trained, "learning"))
@@ -299,12 +334,12 @@ def model_bytes(shape: Shape) -> float:
     return FLOAT32 * (shape.policy.adapters or shape.policy.count)
 
 
-def checkpoint_bytes(config: Config, shape: Shape) -> float:
-    """Bytes of a checkpoint: model, moments, the critic, and a reference that moves."""
+def checkpoint_bytes(config: Config, shape: Shape, judge: Shape | None = None) -> float:
+    """Bytes of a checkpoint: model, moments, the critic, and a reference or a reward model that moves."""
     method, kept = config.chosen_method, ("critic", "moments (AdamW)", "moments (Muon, AdamW)")
-    parts = memory(config, shape, _NOTHING)
-    moving = method.reference_period is not None
-    beside = [part.bytes for part in parts if part.name in kept or (part.name == "reference" and moving)]
+    moving = {"reference": method.reference_period is not None, "reward model": _retrains(config)}
+    parts = memory(config, shape, _NOTHING, judge)
+    beside = [part.bytes for part in parts if part.name in kept or moving.get(part.name)]
     return model_bytes(shape) + sum(beside)
 
 
@@ -334,7 +369,7 @@ def stored_bytes(workload: Workload, top_k: int = 0) -> float:
     return FILE_BYTES + workload.rollouts * episode
 
 
-_NOTHING = Workload(Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0), 0, 0, 0, 0, 0, 0, 1, False)
+_NOTHING = Workload(Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0), 0, 0, 0, 0, 0, 0, 1, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,22 +440,25 @@ class Compared:
     textbook: tuple[float, int]
 
 
-def compare(config: Config, shape: Shape, workload: Workload) -> list[Compared]:
+def compare(config: Config, shape: Shape, workload: Workload, judge: Shape | None = None) -> list[Compared]:
     """Every method with its own settings, and two with a KL term, on the same N and D; those of one cost together.
 
-    Each samples all of D if it samples, keeps it all, and goes through it once.
+    Each samples all of D if it samples, keeps it all, and goes through it once. A reward model judges what is sampled,
+    and is not retrained.
     """
+    frozen = None if config.reward_model is None else config.reward_model.model_copy(update={"retrain_every": None})
     found: dict[tuple[float, float], Compared] = {}
     settings: list[dict[str, Any]] = [{"name": name} for name in sorted(available())]
     settings += [{"name": "grpo", "kl_weight": 0.04}, {"name": "ppo", "kl_weight": 0.04, "value_model": "separate"}]
     for chosen in settings:
         title = ", ".join(str(value) if key == "name" else f"{key} = {value}" for key, value in chosen.items())
         needed_besides = {"max_length": config.rollout.max_tokens} if chosen["name"] == "dr_grpo" else {}
-        alone = config.model_copy(update={"method": {**chosen, **needed_besides}, "source": type(config.source)()})
-        method = alone.chosen_method
-        phases = _phases(method, alone.source_kind, shape, replace(workload, resampled=1.0), alone, 1)
+        changed = {"method": {**chosen, **needed_besides}, "source": type(config.source)(), "reward_model": frozen}
+        alone = config.model_copy(update=changed)
+        method, judges = alone.chosen_method, judge if alone.source_kind in ("policy", "frozen") else None
+        phases = _phases(method, alone.source_kind, shape, replace(workload, resampled=1.0), alone, 1, judges)
         flops = sum(phase.flops for phase in phases)
-        needed = sum(part.bytes for part in memory(alone, shape, workload) if part.when != "sampling")
+        needed = sum(part.bytes for part in memory(alone, shape, workload, judges) if part.when != "sampling")
         row = _ROWS.get(method.name, "GRPO" if method.needs_reference else "GRPO, β = 0, rules, on-policy")
         recipe = replace(TEXTBOOK[row], passes=config.learner.updates)
         per_token = flops / (shape.policy.count * workload.scoring.tokens)

@@ -36,7 +36,7 @@ from grpo_agents.config import Config, load_config
 from grpo_agents.learner.batch import assign_credit, make_batch
 from grpo_agents.learner.learner import Forward, Learner
 from grpo_agents.learner.model import load_tokenizer
-from grpo_agents.lens_subject import Scored, find, find_weights, make_learner, score
+from grpo_agents.lens_subject import Scored, find, find_old, find_weights, load_old, make_learner, score
 from grpo_agents.methods import Method, coefficients, make_method
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.surrogate import kl_estimate
@@ -160,9 +160,10 @@ class Explanation:
 
         Its columns: ``run_step``, ``phase``, ``group`` and ``index``, which join it with the trajectories;
         ``trajectory`` (its id), ``sample`` and ``position`` (where the token stands in the trajectory's samples),
-        ``turn``, ``token`` (id) and ``text``; ``length`` (|o|); ``logprob``, ``old_logprob``, ``reference_logprob``,
-        ``ratio`` (ρ) and ``kl`` (k3); ``advantage`` of the first method; and for each method its coefficient under its
-        name, −∂loss/∂log π as ``NAME_gradient``, and ``NAME_clipped``.
+        ``turn``, ``token`` (id) and ``text``; ``length`` (|o|); ``logprob``, ``old_logprob``, ``sampler_logprob`` (as
+        the engine returned it), ``reference_logprob``, ``ratio`` (ρ) and ``kl`` (k3); ``advantage`` of the first
+        method; and for each method its coefficient under its name, −∂loss/∂log π as ``NAME_gradient``, and
+        ``NAME_clipped``.
         """
         path = folder / f"{self.file.stem}-{self.trajectory.id}.parquet"
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +186,8 @@ def explain(
     """Shows the coefficient that methods give to each sampled token of a stored trajectory.
 
     π is computed by the learner, and so is π_ref, the model that the run began with; π_old is what the engine returned
-    when it sampled.
+    when it sampled, but where the run computed it again (``learner.old_logprobs``) and the weights of that step are
+    still there: then it is computed with them, and ``tis`` and ``mis`` weigh tokens by π_old/π_sampler as they did.
 
     Args:
         run: The run folder.
@@ -226,7 +228,9 @@ def explain(
         unvalued = "V = 0: no critic is kept with these weights"
     else:
         unvalued = ""
-    rows = score(learner, everyone)
+    before, said = find_old(config, folder, place)
+    notes += [said] if said else []
+    rows = score(learner, everyone, None if before is None else load_old(config, before))
     readings = {}
     for name, method in chosen.items():
         try:
@@ -237,7 +241,8 @@ def explain(
             notes.append(f"{name} is left out: {error}")
             continue
         reading = read(learner, method, everyone, rows, ours, place["run_step"] / config.train.steps)
-        notes_of = [reading.note, unvalued if method.critic is not None else ""]
+        unweighed = "π_old/π_sampler = 1" if method.corrects_sampler and before is None else ""
+        notes_of = [reading.note, unvalued if method.critic is not None else "", unweighed]
         readings[name] = replace(reading, note="; ".join(filter(None, notes_of)))
     table = make_table(place, ours, rows[everyone.index(ours)], readings, load_tokenizer(config.model))
     return Explanation(ours, path, policy, reference, len(group.trajectories), readings, notes, table)
@@ -302,7 +307,7 @@ def read(
     batch = make_batch([trajectories[entry] for entry in part])
     scored = [entry for number in part for entry in rows[number]]
     for row, entry in zip(batch.rows, scored, strict=True):
-        row.reference = entry.row.reference
+        row.old, row.reference = entry.row.old, entry.row.reference
         row.values = np.zeros(len(row.trained)) if entry.row.values is None else entry.row.values
     assign_credit(batch, method)
     logprobs = torch.from_numpy(np.concatenate([entry.logprobs for entry in scored]))  # (tokens,)
@@ -332,7 +337,7 @@ def make_table(
     ids = np.concatenate([entry.row.ids[entry.row.trained] for entry in rows])
     counts = [len(entry.row.trained) for entry in rows]
     logprob = np.concatenate([entry.logprobs for entry in rows]).astype(np.float64)
-    old = np.concatenate([entry.row.sampler for entry in rows]).astype(np.float64)
+    old = np.concatenate([entry.row.old for entry in rows]).astype(np.float64)
     reference = np.concatenate([entry.row.reference for entry in rows if entry.row.reference is not None], dtype=float)
     columns: dict[str, Any] = {
         **{name: [place[name]] * len(ids) for name in ("run_step", "phase", "group", "index")},
@@ -345,6 +350,7 @@ def make_table(
         "length": [trajectory.sampled_tokens] * len(ids),
         "logprob": logprob,
         "old_logprob": old,
+        "sampler_logprob": np.concatenate([entry.row.sampler for entry in rows]).astype(np.float64),
         "reference_logprob": reference,
         "ratio": np.exp(logprob - old),
         "kl": kl_estimate("k3", *map(torch.from_numpy, (logprob, reference, old))).numpy(),

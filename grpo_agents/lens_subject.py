@@ -12,15 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from grpo_agents import checkpoint, store
 from grpo_agents.config import Config
 from grpo_agents.learner.batch import Row, make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import load_model, restore_policy
+from grpo_agents.learner.saved import CRITIC_FILE, REFERENCE_FILE, restore_module
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.trainer import CRITIC_FILE, REFERENCE_FILE
 from grpo_agents.trajectory import Group, Trajectory
 
 
@@ -99,6 +100,36 @@ def find_weights(folder: RunFolder, weights: str | Path | None) -> tuple[Path, P
     return path, path.parent
 
 
+def find_old(config: Config, folder: RunFolder, place: dict[str, Any]) -> tuple[Path | None, str]:
+    """The weights that a trajectory was learned with first, π_old, and what is to be said of π_old.
+
+    Only a run that computes log π_old again has other values than the engine's, and it stores none of them.
+
+    Args:
+        config: The run's.
+        folder: The run's.
+        place: Where the trajectory belongs.
+
+    Returns:
+        A folder of weights or the model's own path, or None where π_old is the engine's or has to be taken to be that;
+        a text, empty where there is nothing to say.
+    """
+    if config.learner.old_logprobs != "recompute":
+        return None, ""
+    if place["phase"] != "train" or config.source_kind != "policy":
+        return None, "π_old is taken to be what the engine returned: at which weights this was learned is not stored"
+    step = place["run_step"]
+    if step == 0:
+        return Path(config.model.path), f"π_old: {config.model.path}"
+    weights = folder.checkpoints / f"step-{step:06d}" / "model"
+    if weights.is_dir():
+        return weights, f"π_old: {weights}"
+    return None, (
+        "π_old is taken to be what the engine returned: the run computed it again with the weights of step "
+        f"{step}, and {weights} is not there"
+    )
+
+
 def _ignore(_: str) -> None:
     """A damaged checkpoint is passed over."""
 
@@ -147,11 +178,19 @@ def make_learner(
     reference = config.model.path
     if beside is not None and learner.reference is not None and (beside / REFERENCE_FILE).is_file():
         reference = str(beside / REFERENCE_FILE)
-        learner.reference.load_state_dict(load_file(reference), strict=False)
+        restore_module(learner.reference, Path(reference))
         notes.append(f"π_ref is the reference that the run had moved to: {reference}")
     if config.chosen_method.entropy_weight(0.0):
         notes.append("the entropy bonus acts on whole distributions, and is in no token's coefficient")
     return learner, reference, notes
+
+
+def load_old(config: Config, weights: Path) -> PreTrainedModel:
+    """π_old; before the first step LoRA's adapters are new ones, which change nothing."""
+    model = load_model(config.model)
+    if weights != Path(config.model.path):
+        restore_policy(model, weights)
+    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +201,23 @@ class Scored:
     logprobs: np.ndarray
 
 
-def score(learner: Learner, trajectories: Sequence[Trajectory]) -> list[list[Scored]]:
-    """The rows of each trajectory with log π, log π_ref and values; each trajectory has sampled tokens."""
+def score(learner: Learner, trajectories: Sequence[Trajectory], old: PreTrainedModel | None) -> list[list[Scored]]:
+    """The rows of each trajectory with log π, log π_old, log π_ref and values; each trajectory has sampled tokens.
+
+    Args:
+        learner: It holds π, π_ref and the critic.
+        trajectories: The group.
+        old: π_old; None where it is the engine's.
+    """
     for trajectory in trajectories:
         trajectory.advantage = 0.0
     batch = make_batch(trajectories)
     learner.prepare(batch)
+    if old is not None:
+        policy, learner.model = learner.model, old
+        for row, found in learner.score(batch.rows):
+            row.old = found
+        learner.model = policy
     logprobs = {id(row): found for row, found in learner.score(batch.rows)}
     rows: list[list[Scored]] = [[] for _ in trajectories]
     for row in batch.rows:

@@ -25,12 +25,18 @@ from grpo_agents.trajectory import Group, Message, Task, Trajectory
 
 Figures = dict[str, float]
 
+Batch = tuple[list[Group], Figures]
+"""The groups to learn from, with advantages, and figures about them."""
+
+WRITTEN = ("demonstrations", "pairs")
+"""Kinds of sources that nobody sampled."""
+
 
 class Source(Protocol):
     """Gives the batch of each step: the same one for the same step, if a curriculum has the same counts."""
 
-    def batch(self, step: int) -> tuple[list[Group], Figures]:
-        """The groups to learn from, with advantages, and figures about them."""
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
         ...
 
 
@@ -108,7 +114,7 @@ class PolicySource:
         self.resample = resample
         self.progress = progress
 
-    def batch(self, step: int) -> tuple[list[Group], Figures]:
+    def batch(self, step: int) -> Batch:
         """Samples ``size`` groups from the weights that the engine has now."""
         began = time.perf_counter()
         draw = Draw(step)
@@ -175,7 +181,7 @@ class StoredSource:
                         "again, or rewards.vector to what there is"
                     )
 
-    def batch(self, step: int) -> tuple[list[Group], Figures]:
+    def batch(self, step: int) -> Batch:
         """The next ``size`` groups."""
         chosen = []
         for number in range(self.size):
@@ -217,7 +223,7 @@ class FrozenSource:
         """What was sampled."""
         return StoredSource(self.files, self.policy.weigh, self.policy.size, self.policy.seed)
 
-    def batch(self, step: int) -> tuple[list[Group], Figures]:
+    def batch(self, step: int) -> Batch:
         """The next groups."""
         return self.stored.batch(step)
 
@@ -238,7 +244,7 @@ class DemonstrationSource:
     size: int
     seed: int
 
-    def batch(self, step: int) -> tuple[list[Group], Figures]:
+    def batch(self, step: int) -> Batch:
         """The next ``size`` dialogues.
 
         Raises:
@@ -274,7 +280,7 @@ class PairSource:
     size: int
     seed: int
 
-    def batch(self, step: int) -> tuple[list[Group], Figures]:
+    def batch(self, step: int) -> Batch:
         """The next ``size`` pairs.
 
         Raises:

@@ -1,8 +1,6 @@
 """The loop: sample, learn, sync, evaluate, save. Read :meth:`Trainer.train` from top to bottom.
 
-Nothing but the weights, the optimiser, the counts of a curriculum and, with ``train.overlap``, the batch that was
-sampled ahead is state: tasks, preferences and draws follow from the seed and the step, so a run that was killed goes on
-from its last checkpoint as if nothing had happened.
+What moves between two steps, and makes a run that was killed go on as if nothing had happened, is in ``run_state.py``.
 """
 
 from __future__ import annotations
@@ -15,50 +13,28 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
+from transformers import PreTrainedModel
 
-from grpo_agents import checkpoint, store
-from grpo_agents.advantage import check_needed, utility
+from grpo_agents import store
 from grpo_agents.background import in_background
-from grpo_agents.build import Parts, build
+from grpo_agents.build import Parts, build, make_source
 from grpo_agents.config import Config, load_config
-from grpo_agents.curriculum import make_curriculum
 from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
 from grpo_agents.engines.weights import Weights
-from grpo_agents.evaluation import mean_interval, task_key
+from grpo_agents.evaluation import task_key
+from grpo_agents.learner import ranks
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
-from grpo_agents.learner.model import restore_policy, save_policy
-from grpo_agents.learner.reward_model import RewardModel
-from grpo_agents.rollout import Rollout, apply_truncation
+from grpo_agents.learner.model import load_model
+from grpo_agents.periodic_evaluation import PeriodicEvaluation
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.sources import (
-    DemonstrationSource,
-    Figures,
-    FrozenSource,
-    PairSource,
-    PolicySource,
-    Source,
-    StoredSource,
-    Weighing,
-    pick,
-)
+from grpo_agents.run_state import RunState
+from grpo_agents.sources import WRITTEN, Batch, Figures, FrozenSource
 from grpo_agents.sync_check import SyncCheck
-from grpo_agents.tasks import load_tasks
-from grpo_agents.trajectory import Group, Task, Trajectory
-
-OPTIMIZER_FILE = "optimizer.safetensors"
-AHEAD_FILE = "ahead.parquet"
-CURRICULUM_FILE = "curriculum.npy"
-CRITIC_FILE = "critic.safetensors"
-REFERENCE_FILE = "reference.safetensors"
-
-WRITTEN = ("demonstrations", "pairs")
-"""Sources that nobody sampled."""
+from grpo_agents.trajectory import Group, Trajectory
 
 
 class Trainer:
@@ -90,17 +66,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.parts: Parts = build(config, learning=True, say=self.display.say)
         assert self.parts.model is not None
-        self.model = self.parts.model
-        self.learner = Learner(
-            self.model,
-            config.learner,
-            self.method,
-            source=self.kind,
-            steps=config.train.steps * config.learner.updates,
-            temperature=1.0 if self.kind in WRITTEN else config.rollout.temperature,
-            dtype=config.model.dtype,
-            largest_mismatch=config.engine.check.mismatch,
-        )
+        self.learner = make_learner(config, self.parts.model)
         self.sync_check = SyncCheck(
             self.parts.engine,
             self.learner,
@@ -109,17 +75,20 @@ class Trainer:
             seconds=config.rollout.episode_timeout,
             seed=config.seed,
         )
-        self.source = self._make_source()
-        self.evaluation = self._make_evaluation()
-        self._ahead: tuple[list[Group], Figures] | None = None
-        self._evaluated = {task_key(config.env.id, task) for task in self.evaluation[1]} if self.evaluation else set()
+        self.source = make_source(self.parts, self.method, self.folder.trajectories, self.display.episodes)
+        self.evaluation = (
+            None if config.eval.every is None else PeriodicEvaluation(self.parts, self.folder, self.display)
+        )
+        self._evaluated = set() if self.evaluation is None else self.evaluation.task_keys
+        self.state = RunState(self.parts, self.learner, self.source, self.folder.checkpoints, self.display.say)
+        self._ahead: Batch | None = None
         if resume:
-            self.start = self._restore()
+            self.start, self._ahead = self.state.restore()
             self.folder.rewind(self.start)
         else:
             self.start = 0
             self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
-        self.weights = Weights(dict(self.model.named_parameters()), self.start)
+        self.weights = Weights(self.learner.weights(), self.start)
 
     def train(self) -> Path:
         """Runs to the last step, or to an interruption; gives the run folder.
@@ -130,6 +99,16 @@ class Trainer:
                 samples from another policy.
             EngineFailure: The engine cannot go on.
         """
+        with closing(self.learner.ranks):
+            self._run()
+            self.learner.save_policy(self.folder.model)
+        self.parts.chat.tokenizer.save_pretrained(self.folder.model)
+        if (reward_model := self.parts.moving_reward_model) is not None:
+            reward_model.save_pretrained(self.folder.reward_model)
+        return self.folder.path
+
+    def _run(self) -> None:
+        """The loop."""
         steps = self.config.train.steps
         with (
             closing(self.parts.engine),
@@ -146,7 +125,8 @@ class Trainer:
                 began = time.perf_counter()
                 groups, figures = self._batch(step)
                 if self.config.train.store and self.kind == "policy":
-                    self._store("train", step, groups)
+                    file = self.folder.trajectory_file("train", step)
+                    store.write(file, groups, step=step, phase="train", scoring=self.parts.scoring)
                 self._check_batch(step, groups)
                 with self._engine_meanwhile(step + 1):
                     figures |= self._learn(groups, step) | self._teach_reward_model(groups, step)
@@ -155,7 +135,7 @@ class Trainer:
                 self.display.step(step, figures)
                 done = step + 1
                 if done % self.config.train.save_every == 0 or done == steps or stop():
-                    self._save(done)
+                    self.state.save(done, self._ahead)
                 if stop():
                     raise KeyboardInterrupt(
                         f"stopped after step {done}; go on with `grpo-agents train --resume {self.folder.path}`"
@@ -163,10 +143,6 @@ class Trainer:
             self._sync_if_due(steps)
             self._probe_if_due(steps, board)
             self._evaluate_if_due(steps, board)
-        save_policy(self.model, self.parts.chat.tokenizer, self.folder.model)
-        if (reward_model := self._moving_reward_model) is not None:
-            reward_model.save_pretrained(self.folder.reward_model)
-        return self.folder.path
 
     def _fill(self, source: FrozenSource, stop: Callable[[], bool]) -> None:
         """Has the first weights sample what a frozen source lacks."""
@@ -181,7 +157,7 @@ class Trainer:
                     f"stopped before learning began; go on with `grpo-agents train --resume {self.folder.path}`"
                 )
 
-    def _batch(self, step: int) -> tuple[list[Group], Figures]:
+    def _batch(self, step: int) -> Batch:
         """The batch of a step: sampled ahead, or now."""
         ahead, self._ahead = self._ahead, None
         return ahead or self.source.batch(step)
@@ -208,38 +184,38 @@ class Trainer:
         """One batch's updates."""
         began = time.perf_counter()
         batch = make_batch([trajectory for group in groups for trajectory in group.trajectories])
-        torch.manual_seed(mix(self.config.seed, 3, step))  # dropout, where there is any: the same after a resume
+        progress, seed = step / self.config.train.steps, mix(self.config.seed, 3, step)  # the same after a resume
         with self.weights.moving(to=step + 1):
-            figures = self.learner.learn(batch, version=step, progress=step / self.config.train.steps)
+            figures = self.learner.learn(batch, version=step, progress=progress, seed=seed)
+            self.weights.named = self.learner.weights()
         return figures | {"seconds/learn": time.perf_counter() - began}
 
     def _teach_reward_model(self, groups: list[Group], step: int) -> Figures:
         """Notes what the batch says about better and worse, and every so often has the reward model learn from it."""
-        reward_model = self._moving_reward_model
+        reward_model = self.parts.moving_reward_model
         if reward_model is None:
             return {}
         reward_model.observe(groups)
         every = reward_model.config.retrain_every
         return reward_model.learn() if every is not None and (step + 1) % every == 0 else {}
 
-    @property
-    def _moving_reward_model(self) -> RewardModel | None:
-        """The reward model, where it learns while the policy does."""
-        reward_model = self.parts.reward_model
-        return reward_model if reward_model is not None and reward_model.config.retrain_every else None
-
     def _sync_if_due(self, step: int) -> None:
         """Hands the weights to the engine, which wakes, where it is about to sample; nothing is sampled meanwhile."""
-        if self.kind == "policy" or self._evaluates(step):
+        if self.kind == "policy" or self.config.evaluates(step):
             self.parts.engine.update_weights(self.weights)
 
     def _probe_if_due(self, step: int, board: SummaryWriter) -> None:
         """Stops a run whose engine samples from another policy: see :class:`~grpo_agents.sync_check.SyncCheck`."""
         samples = self.kind == "policy"  # others sample for the evaluation alone
-        if self._evaluates(step) or (samples and step % self.config.engine.check.every == 0):
+        if self.config.evaluates(step) or (samples and step % self.config.engine.check.every == 0):
             self._log(step, self.sync_check.probe(step), board)
         elif samples and step == self.start:  # of a run that goes on: an unbroken one has no such figures
             self.sync_check.probe(step)
+
+    def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
+        """Plays the tasks of the evaluation with the weights that the engine was given last."""
+        if self.evaluation is not None and self.config.evaluates(step):
+            self._log(step, self.evaluation.run(step), board)
 
     def _check_batch(self, step: int, groups: list[Group]) -> None:
         """Says what is wrong with a batch, and refuses one of which nothing can be learned."""
@@ -274,182 +250,40 @@ class Trainer:
                         f"`grpo-agents train --resume {self.folder.path}`"
                     )
 
-    # Evaluation
-
-    def _make_evaluation(self) -> tuple[Rollout, list[Task]] | None:
-        """What plays the evaluations and their tasks, the same ones every time."""
-        settings = self.config.eval
-        if settings.every is None:
-            return None
-        rollout, tasks = self.parts.rollout(evaluating=True)
-        return rollout, [pick(tasks, number, self.config.seed) for number in range(settings.tasks)]
-
-    def _evaluates(self, step: int) -> bool:
-        every = self.config.eval.every
-        return every is not None and (step % every == 0 or step == self.config.train.steps)
-
-    def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:
-        if not self._evaluates(step):
-            return
-        groups = self._evaluate(step)
-        figures: Figures = {}
-        gate, vector = self.config.advantage.gate, self.parts.vector
-        everyone = [trajectory for group in groups for trajectory in group.trajectories]
-        columns: dict[str, list[float | None]] = {
-            f"eval/{name}": [trajectory.rewards[name] for trajectory in everyone] for name in vector.names
-        }
-        columns["eval/reward"] = [
-            utility(trajectory.rewards, trajectory.preference, vector, self.parts.maxima, gate)
-            for trajectory in everyone
-        ]
-        for name, values in columns.items():
-            known = [
-                (value, task_key(trajectory.env, trajectory.task))
-                for value, trajectory in zip(values, everyone, strict=True)
-                if value is not None
-            ]
-            if missing := len(everyone) - len(known):
-                figures[name.replace("eval/", "eval/missing/")] = float(missing)
-            if known:
-                interval = mean_interval([value for value, _ in known], [key for _, key in known])
-                figures |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        self._log(step, figures, board)
-        self.display.problems(f"evaluation at step {step}", everyone)
-        self.display.evaluation(step, figures)
-
-    def _evaluate(self, step: int) -> list[Group]:
-        """Plays and stores the tasks of the evaluation with the present weights, with the same seeds every time."""
-        assert self.evaluation is not None
-        settings = self.config.eval
-        rollout, chosen = self.evaluation
-        groups: list[Group] = []
-        with self.display.evaluating(settings.tasks * settings.rollouts) as ended:
-            for start in range(0, len(chosen), size := max(1, self.config.engine.max_rows // settings.rollouts)):
-                some = rollout.sample(
-                    chosen[start : start + size],
-                    seed=mix(self.config.seed, 2, start),
-                    group_size=settings.rollouts,
-                    temperature=settings.temperature,
-                    progress=ended,
-                )
-                for group in some:
-                    for trajectory in group.trajectories:
-                        trajectory.group += start
-                groups += some
-        rollout.close()
-        self._store("eval", step, groups)
-        return groups
-
-    # What is kept
-
-    def _store(self, phase: str, step: int, groups: list[Group]) -> None:
-        file = self.folder.trajectory_file(phase, step)
-        store.write(file, groups, step=step, phase=phase, scoring=self.parts.scoring)
-
     def _log(self, step: int, figures: Figures, board: SummaryWriter) -> None:
+        """Keeps the figures of a step, for people and for programs."""
         self.folder.log({"step": step, **figures})
         for name, value in figures.items():
             board.add_scalar(name, value, step)
 
-    def _save(self, done: int) -> None:
-        def fill(folder: Path) -> None:
-            save_policy(self.model, self.parts.chat.tokenizer, folder / "model")
-            state = {name: tensor.contiguous() for name, tensor in self.learner.optimizer.state().items()}
-            save_file(state, folder / OPTIMIZER_FILE)
-            for file, module in self._beside_the_policy().items():
-                named = module.named_parameters()  # tied ones once, as safetensors wants them
-                save_file({name: value.detach().contiguous() for name, value in named}, folder / file)
-            if (reward_model := self._moving_reward_model) is not None:
-                reward_model.save(folder)
-            if self._ahead is not None:  # its weights are gone, and it could not be sampled again
-                store.write(folder / AHEAD_FILE, self._ahead[0], step=done, phase="train", scoring=self.parts.scoring)
-            if isinstance(self.source, PolicySource) and (counts := self.source.curriculum.state) is not None:
-                np.save(folder / CURRICULUM_FILE, counts)
 
-        scaler = self.learner.optimizer.scaler.state_dict()
-        state: dict[str, Any] = {"updates": self.learner.updates, "skips": self.learner.skips, "scaler": scaler}
-        if self._ahead is not None:
-            state["ahead"] = self._ahead[1]
-        checkpoint.write(self.folder.checkpoints, done, state, fill, self.config.train.keep)
-
-    def _beside_the_policy(self) -> dict[str, torch.nn.Module]:
-        """What else of the learner moves, by its file in a checkpoint."""
-        learner, moving = self.learner, {}
-        if learner.critic is not None:
-            moving[CRITIC_FILE] = learner.critic
-        if learner.reference is not None and self.method.reference_period is not None:
-            moving[REFERENCE_FILE] = learner.reference
-        return moving
-
-    def _restore(self) -> int:
-        found = checkpoint.latest(self.folder.checkpoints, self.display.say)
-        if found is None:
-            self.display.say(f"{self.folder.path} has no checkpoint that can be used; starting from the first step")
-            return 0
-        if found.step > self.config.train.steps:
-            raise ValueError(
-                f"train.steps is {self.config.train.steps}, and {found.folder} is after {found.step} steps: set "
-                f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
-            )
-        restore_policy(self.model, found.folder / "model")
-        self.learner.optimizer.load(load_file(found.folder / OPTIMIZER_FILE))
-        for file, module in self._beside_the_policy().items():
-            module.load_state_dict(load_file(found.folder / file), strict=False)  # tied ones are there once
-        if (reward_model := self._moving_reward_model) is not None:
-            reward_model.load(found.folder)
-        self.learner.updates, self.learner.skips = found.state["updates"], found.state["skips"]
-        if found.state.get("scaler"):
-            self.learner.optimizer.scaler.load_state_dict(found.state["scaler"])
-        if self.config.train.overlap and (found.folder / AHEAD_FILE).exists():
-            assert isinstance(self.source, PolicySource)
-            groups = store.read_groups(found.folder / AHEAD_FILE)
-            self._ahead = groups, self.source.weigh(groups) | found.state.get("ahead", {})
-        if isinstance(self.source, PolicySource) and self.source.curriculum.state is not None:
-            if (counts := found.folder / CURRICULUM_FILE).exists():
-                self.source.curriculum.restore(np.load(counts))
-            else:
-                self.display.say(f"{found.folder} has no {CURRICULUM_FILE}: nothing is known of pass rates yet")
-        self.display.say(f"going on from {found.folder}, after {found.step} steps")
-        return found.step
-
-    def _make_source(self) -> Source:
-        config, size, seed = self.config, self.config.train.batch, self.config.seed
-        path = config.source.path
-        if self.kind in WRITTEN:
-            written = load_tasks(str(path), split=config.source.split, seed=seed)
-            make = DemonstrationSource if self.kind == "demonstrations" else PairSource
-            return make(written, self.parts.chat, size, seed)
-        check_needed(self.method, self.parts.vector)
-        weigh = Weighing(self.parts.vector, config.advantage, self.parts.maxima, self.method)
-        if self.kind == "stored":
-            rescore = self._rescore if config.source.rescore else None
-            return StoredSource(str(path), weigh, size, seed, rescore=rescore)
-        rollout, tasks = self.parts.rollout()
-        resample = self.method.most_resamples
-        curriculum = make_curriculum(
-            config.curriculum,
-            tasks,
-            self.parts.vector,
-            gate=config.advantage.gate,
-            seed=seed,
-            size=size,
-            resample=resample,
-            steps=config.train.steps,
-        )
-        policy = PolicySource(rollout, curriculum, weigh, size, seed, resample=resample, progress=self.display.episodes)
-        if self.kind == "policy":
-            return policy
-        return FrozenSource(policy, config.source.batches, self.folder.trajectories, self.parts.scoring)
-
-    def _rescore(self, groups: list[Group]) -> None:
-        """Computes the rewards of groups as if they had been sampled by this run."""
-        self.parts.vector.score(groups, self.parts.resources)
-        apply_truncation(groups, self.parts.vector, self.config.rollout.truncated)
+def make_learner(config: Config, model: PreTrainedModel) -> Learner:
+    """The learner of a run."""
+    written = config.source_kind in WRITTEN
+    return Learner(
+        model,
+        config.learner,
+        config.chosen_method,
+        source=config.source_kind,
+        steps=config.train.steps * config.learner.updates,
+        temperature=1.0 if written else config.rollout.temperature,
+        dtype=config.model.dtype,
+        largest_mismatch=config.engine.check.mismatch,
+    )
 
 
 def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Trains as the config says; gives the run folder. See :class:`Trainer`."""
-    return Trainer(config, resume=resume, overwrite=overwrite).train()
+    """Trains as the config says; gives the run folder. See :class:`Trainer`.
+
+    Of the processes that torchrun started the first trains; the others make the calls of its learner with it.
+    """
+    ranks.begin()
+    if ranks.first():
+        return Trainer(config, resume=resume, overwrite=overwrite).train()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one finishes the step and sends the others home
+    torch.manual_seed(config.seed)
+    ranks.follow(make_learner(config, load_model(config.model)))
+    return RunFolder(config.run).path
 
 
 def resume(folder: str | Path) -> Path:

@@ -55,6 +55,7 @@ class Workload:
         sampling: Of the engine.
         scoring: Of a forward pass over the batch.
         learning: Of one update: what has a gradient.
+        judging: Of a reward model: every episode once, its output layer once each.
         slots: Places of the key-value cache when the episodes end.
         rollouts: Episodes.
         told: Tokens that an episode was told, on average.
@@ -68,6 +69,7 @@ class Workload:
     sampling: Work
     scoring: Work
     learning: Work
+    judging: Work
     slots: float
     rollouts: int
     told: float
@@ -111,6 +113,7 @@ def episodes(
     )
     together = max(1, min(rollouts, config.learner.max_tokens // length))  # rows of a micro-batch
     scoring = Work(rollouts * length, rollouts * triangle(length), rollouts * sampled)
+    judging = replace(scoring, heads=rollouts)
     chunked = scoring.heads if together * sampled > shape.chunk else 0.0
     learning = replace(scoring, chunked=chunked)
     if config.method["name"] == "dpo" and not chosen:  # the best and the worst of a group
@@ -119,6 +122,7 @@ def episodes(
         sampling=sampling,
         scoring=scoring,
         learning=learning,
+        judging=judging,
         slots=rollouts * (length - 1),
         rollouts=rollouts,
         told=prompt + observed,
@@ -140,10 +144,12 @@ def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, 
         replaced: Groups that gave way to others, a step.
     """
     method, budget = config.chosen_method, config.learner.max_tokens
-    sampling, scoring, learning, slots, longest = [], [], [], 0.0, 0
+    sampling, scoring, learning, judging, slots, longest = [], [], [], [], 0.0, 0
+    together = 1 if config.reward_model is None else config.reward_model.batch
     for groups in steps:
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
         sampling += [sampled_work(group.trajectories) for group in groups]
+        judging += [judged_work(group.trajectories, together) for group in groups]
         rows = make_batch(everyone).rows
         longest = max([longest, *(len(row.ids) for row in rows)])
         slots += sum(len(sample.ids) for trajectory in everyone for sample in trajectory.samples[-1:])
@@ -159,6 +165,7 @@ def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, 
         sampling=total(sampling).times(1 / len(steps)),
         scoring=total(scoring).times(1 / len(steps)),
         learning=total(learning).times(1 / len(steps)),
+        judging=total(judging).times(1 / len(steps)),
         slots=slots / len(steps),
         rollouts=round(len(trajectories) / len(steps)),
         told=float(np.mean(tokens)) - sampled,
@@ -186,6 +193,17 @@ def sampled_work(trajectories: Sequence[Trajectory]) -> Work:
             prompts.add(key)
             parts.append(Work(fed - known, triangle(fed - known, known), len(drawn) - (known > 0)))
     return total(parts)
+
+
+def judged_work(trajectories: Sequence[Trajectory], together: int) -> Work:
+    """What a reward model computes for a group: those of a batch are as wide as the widest.
+
+    A conversation is taken to be as long as the longest sample of its trajectory: its tokens are the policy's here,
+    and a reward model's tokenizer has others.
+    """
+    lengths = [max((len(sample.ids) for sample in trajectory.samples), default=0) for trajectory in trajectories]
+    parts = [lengths[start : start + together] for start in range(0, len(lengths), together)]
+    return total([Work(len(part) * max(part), len(part) * triangle(max(part)), len(part)) for part in parts])
 
 
 def padded_work(rows: Sequence[Row], max_tokens: int, method: Method | None = None, chunk: int | None = None) -> Work:

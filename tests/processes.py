@@ -22,3 +22,12 @@ def gone(pid):
         return True
     except FileNotFoundError:  # just now, or a system without /proc
         return Path("/proc/self").exists()
+
+
+def descendants(pid):
+    """The processes under one, by pid."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [*children, *(below for child in children for below in descendants(child))]

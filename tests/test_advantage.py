@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import advantages_of, group_of, vector_of
 
-from grpo_agents.advantage import AdvantageConfig, assign_advantages, utility
+from grpo_agents.advantage import AdvantageConfig, assign_advantages, score_group, turn_rewards, utility
 from grpo_agents.methods.gdpo import Gdpo
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.rewards.component import Component, RewardVector
-from grpo_agents.trajectory import Group, Trajectory
+from grpo_agents.trajectory import Group, Step, Trajectory
 
 OUTCOME = vector_of(outcome="max")
 TRIPLE = vector_of(outcome="max", cost="min", latency="min")
@@ -343,3 +343,19 @@ def test_a_partial_outcome_gates_in_part():
     group = Group({}, {}, [Trajectory(rewards={"outcome": 0.5, "style": 1.0}),
                            Trajectory(rewards={"outcome": 1.0, "style": 0.0})])  # fmt: skip
     assert assign([group], vector, scale="none", gate="outcome")[0][0] == pytest.approx([-0.125, 0.125])
+
+
+def test_what_a_turn_earned_by_hand():
+    """Σ weight · value, a cost as −its share of the maximum; what the vector does not name counts nothing."""
+    steps = [Step({}, rewards={"outcome": 0.5, "cost": 3.0, "other": 9.0}), Step({}, rewards={"outcome": -2.0})]
+    vector, preference = vector_of(outcome="max", cost="min"), {"outcome": 0.25, "cost": 2.0}
+    found = turn_rewards(Trajectory(steps=steps), preference, vector, {"cost": 4.0})
+    assert found.tolist() == [0.25 * 0.5 - 2.0 * 3.0 / 4.0, 0.25 * -2.0]
+
+
+def test_a_reward_that_is_missing_is_no_number_to_a_method():
+    group = group_of([[1.0], [0.0]])
+    group.trajectories[1].rewards["style"] = 0.5
+    vector = vector_of(outcome="max", style="max")
+    scores = score_group(group.trajectories, {"outcome": 1.0}, vector, AdvantageConfig(), {})
+    np.testing.assert_equal(scores.values, {"outcome": np.array([1.0, 0.0]), "style": np.array([np.nan, 0.5])})

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from tiny import full_logprobs, make_model, make_tokenizer, save_start
 
 from grpo_agents import checkpoint, store
 from grpo_agents.config import make_config, save_config
-from grpo_agents.learner.model import save_policy
+from grpo_agents.learner.model import save_model
 from grpo_agents.lens import explain
 from grpo_agents.methods.ppo import generalised_advantages
 from grpo_agents.rewards.component import Component, RewardVector
@@ -71,7 +72,8 @@ class Run:
 
     def save(self, step, tokenizer, **beside):
         def fill(folder):
-            save_policy(self.policy, tokenizer, folder / "model")
+            save_model(self.policy, folder / "model")
+            tokenizer.save_pretrained(folder / "model")
             for name, tensors in beside.items():
                 save_file(tensors, folder / f"{name}.safetensors")
 
@@ -171,6 +173,56 @@ def test_the_clip_takes_the_advantage_and_leaves_the_kl(made):
     assert held.table["grpo"].to_numpy() == pytest.approx(pull, abs=1e-5)
     cispo = made.explain("0.1", "cispo", step=0).table  # its cap never takes a gradient away
     assert cispo["cispo"].to_numpy() == pytest.approx(-0.5 * math.exp(-0.3) * 5 / 5, abs=1e-3)
+
+
+def recomputed(method, **others):
+    """Overrides of a run that computes log π_old again."""
+    settings = {"learner.old_logprobs": "recompute", "method": method, **others}
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+@pytest.mark.parametrize(("name", "advantage"), [("0.0", 1.5), ("0.2", -0.5)])
+@pytest.mark.parametrize(("settings", "weigh"), [
+    ("tis=1.1", lambda w: np.minimum(w, 1.1)), ("mis=1.1", lambda w: w * (w <= 1.1)),
+    ('tis=1.1,importance_level="sequence"', lambda w: np.minimum(np.full(len(w), w.prod()), 1.1)),
+])  # fmt: skip
+def test_tokens_are_weighed_by_what_the_run_began_the_step_with(made, name, advantage, settings, weigh):
+    """π_old is the model of step 0, which is the reference here: its forward pass over the engine's log-probability."""
+    method = '{name="grpo",clip_low=0.99,clip_high=99.0,' + settings + "}"
+    found = made.explain(name, "run", step=0, overrides=recomputed(method))
+    [sample] = made.trajectory(name, step=0).samples
+    old, now = (full_logprobs(model, sample.ids)[sample.mask[1:]] for model in (made.reference, made.policy))
+    sampler = sample.logprobs[sample.mask]
+    weights = weigh(np.exp(old - sampler))
+    assert len(set(weights.round(3))) > 1 or "sequence" in settings
+    assert found.table["run"].to_numpy() == pytest.approx(weights * np.exp(now - old) * advantage, rel=1e-3, abs=1e-5)
+    assert found.table["ratio"].to_numpy() == pytest.approx(np.exp(now - old), rel=1e-3)
+    assert found.table["sampler_logprob"].to_numpy() == pytest.approx(sampler)
+    assert found.notes == [f"π_old: {made.start}"]
+    assert found.readings["run"].note == ""
+
+
+def test_later_steps_began_with_a_checkpoint(made):
+    made.save(1, make_tokenizer())
+    found = made.explain("0.0", "run", overrides=recomputed('{name="grpo",tis=1.1}'))
+    assert found.notes == [f"π_old: {made.folder.checkpoints / 'step-000001' / 'model'}"]
+    assert found.table["ratio"].to_numpy() == pytest.approx(1.0, abs=1e-5)  # it is π
+
+
+@pytest.mark.parametrize(("others", "reason"), [
+    ({}, "computed it again with the weights of step 5, and .*step-000005/model is not there"),
+    ({"source.kind": "stored", "source.path": "a"}, "at which weights this was learned is not stored"),
+])  # fmt: skip
+def test_where_the_weights_of_a_step_are_gone_the_lens_says_so(made, others, reason):
+    file = made.folder.trajectory_file("train", 5)
+    groups = store.read_groups(made.folder.trajectory_file("train", 1))
+    store.write(made.folder.path / file.name, groups, step=5, phase="train", scoring=SCORING)
+    overrides = recomputed('{name="grpo",tis=1.1}', **others)
+    found = made.explain("0.0", "run", "grpo", file=made.folder.path / file.name, overrides=overrides)
+    assert re.search(f"π_old is taken to be what the engine returned: .*{reason}", found.notes[0])
+    assert found.readings["run"].note == "π_old/π_sampler = 1"
+    assert found.readings["grpo"].note == ""
+    assert found.table["old_logprob"].equals(found.table["sampler_logprob"])
 
 
 def test_other_aggregations_show_what_they_do_to_lengths(made):
@@ -296,7 +348,7 @@ def test_the_reference_of_a_lora_run_is_its_base_model(made, tmp_path):
         for name, parameter in lora.named_parameters():
             if "lora_B" in name:
                 parameter += 0.3
-    save_policy(lora, make_tokenizer(), tmp_path / "adapter")
+    save_model(lora, tmp_path / "adapter")
     config = make_config(
         {"model": {"path": str(made.start), "lora": {"rank": 2}}, "env": {"id": "grpo_agents/Math-v0"}}
     )

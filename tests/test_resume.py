@@ -214,9 +214,9 @@ def test_a_line_of_figures_that_a_kill_cut_off_is_left_out(tmp_path):
 def test_a_full_disk_keeps_the_checkpoints_there_are(warm, tmp_path, monkeypatch):
     import errno
 
-    from grpo_agents import trainer
+    from grpo_agents.learner import saved
 
-    real, calls = trainer.save_file, []
+    real, calls = saved.save_file, []
 
     def save(state, path):
         calls.append(path)
@@ -224,7 +224,7 @@ def test_a_full_disk_keeps_the_checkpoints_there_are(warm, tmp_path, monkeypatch
             raise OSError(errno.ENOSPC, "No space left on device")
         real(state, path)
 
-    monkeypatch.setattr(trainer, "save_file", save)
+    monkeypatch.setattr(saved, "save_file", save)
     with pytest.raises(OSError, match="checkpoint of step 4 not written"):
         train(grpo(tmp_path / "run", warm))
     assert [entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]

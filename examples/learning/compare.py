@@ -1,12 +1,12 @@
-"""One start, ten methods, the same number of sampled episodes: what each learns, in and out of its domain.
+"""One start, eleven methods, as many sampled tokens: what each learns, in and out of its domain.
 
 python examples/learning/compare.py                    rebuilds the table from results/*.json
 python examples/learning/compare.py --run 0 1 2 3 4    runs these seeds anew first, all methods or those of --methods
 
-Every seed has a start of its own: the demo's model, which imitates dialogues that choose a tool at random. From there
-each method learns from as many episodes as the others: those that sample as they learn from their own, the offline
-ones from as many that the start sampled. Then each answers the same held-out questions of the training kind, and the
-same questions of a kind that nobody trained on (tasks.py).
+Every seed has a start of its own (sft): the demo's model, which imitates dialogues that choose a tool at random. From
+there the online methods learn from 60 batches that they sample, and the offline ones from as many tokens as GRPO's,
+sampled by the start. One goes on imitating for as many updates (sft_longer). Then each answers the same held-out
+questions of the training kind, and the same questions of a kind that nobody trained on (tasks.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from grpo_agents.evaluation import mean_interval
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import load_model
+from grpo_agents.run_folder import RunFolder
 from grpo_agents.sources import pick
+from grpo_agents.store import read_groups
 from grpo_agents.trainer import train
 from grpo_agents.trajectory import Trajectory
 
@@ -38,20 +40,25 @@ HERE = Path(__file__).parent
 DEMO = HERE.parent / "demo"
 RESULTS = HERE / "results"
 QUESTIONS = 1000
+EPISODES = 128
+"""Of a batch: base.toml has 16 groups of 8."""
 
-OFFLINE = ["source.kind=frozen", "source.batches=60"]
 METHODS: dict[str, list[str]] = {
-    "rft": ["method.name=rft", *OFFLINE],
-    "online_rft": ["method.name=online_rft"],
-    "dpo": ["method.name=dpo", *OFFLINE],
-    "ppo": ["method.name=ppo", "method.kl_weight=0.01"],
     "grpo": ["method.name=grpo", "method.kl_weight=0.01"],
+    "sft_longer": ["method.name=sft", f"source.path={DEMO / 'demonstrations.py'}:demonstrate", "train.batch=128"],
+    "rft": ["method.name=rft", "source.kind=frozen"],
+    "online_rft": ["method.name=online_rft"],
+    "dpo": ["method.name=dpo", "source.kind=frozen"],
+    "ppo": ["method.name=ppo", "method.kl_weight=0.01"],
     "dr_grpo": ["method.name=dr_grpo", "method.max_length=72"],
     "dapo": ["method.name=dapo", "method.resample=0"],
     "gspo": ["method.name=gspo"],
     "rloo": ["method.name=rloo"],
 }
 """What each method sets beyond base.toml. Resampling is off in DAPO: it would sample more than the others."""
+
+ORDER = ("sft", "sft_longer", "rft", "online_rft", "dpo", "ppo", "grpo", "dr_grpo", "dapo", "gspo", "rloo")
+"""That of the table."""
 
 
 def main() -> None:
@@ -71,31 +78,43 @@ def run_seed(seed: int, methods: list[str]) -> None:
     folder = Path("runs") / "learning" / f"seed-{seed}"
     start = folder / "sft" / "model"
     if not start.exists():
-        began = time.perf_counter()
         maker = [sys.executable, DEMO / "tiny_model.py", folder / "start", "--seed", str(seed)]
         subprocess.run(maker, check=True)
-        own = [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", f"seed={seed}"]
-        train(load_config(DEMO / "sft.toml", own), overwrite=True)
-        keep("sft", seed, start, start, time.perf_counter() - began)
+        own = [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", f"seed={seed}", "model.threads=1"]
+        measure("sft", seed, load_config(DEMO / "sft.toml", own), start)
     for method in methods:
-        began = time.perf_counter()
         own = [f"run={folder / method}", f"model.path={start}", f"seed={seed}", *METHODS[method]]
-        model = train(load_config(HERE / "base.toml", own), overwrite=True) / "model"
-        keep(method, seed, model, start, time.perf_counter() - began)
+        config = load_config(HERE / "base.toml", own)
+        if config.source_kind == "frozen":
+            batches = round(read("grpo", seed)["sampled_tokens"] / read("sft", seed)["tokens_an_episode"] / EPISODES)
+            config = load_config(HERE / "base.toml", [*own, f"source.batches={batches}", f"train.steps={batches}"])
+        measure(method, seed, config, start)
 
 
-def keep(method: str, seed: int, model: Path, start: Path, seconds: float) -> None:
-    """Measures a model and writes what came out."""
+def measure(method: str, seed: int, config: Config, start: Path) -> None:
+    """Trains, and writes what came out."""
+    began = time.process_time()
+    folder = RunFolder(train(config, overwrite=True))
+    seconds = time.process_time() - began
     found: dict[str, Any] = {"method": method, "seed": seed, "seconds": round(seconds, 1)}
-    for name, source in (("in_domain", None), ("out_of_domain", f"{HERE / 'tasks.py'}:out_of_domain")):
-        config = load_config(HERE / "base.toml", [f"model.path={model}", "env.options={split = 'test'}", "seed=1234"])
-        if source:
-            config = load_config(HERE / "base.toml", [f"model.path={model}", f"tasks.source={source}", "seed=1234"])
+    found["sampled_tokens"] = sum(
+        trajectory.sampled_tokens
+        for file in sorted(folder.trajectories.glob("*.parquet"))
+        for group in read_groups(file)
+        for trajectory in group.trajectories
+    )
+    test = {
+        "in_domain": "env.options={split = 'test'}",
+        "out_of_domain": f"tasks.source={HERE / 'tasks.py'}:out_of_domain",
+    }
+    for name, questions in test.items():
+        config = load_config(HERE / "base.toml", [f"model.path={folder.model}", "seed=1234", questions])
         everyone = play(config)
         interval = mean_interval([trajectory.rewards["outcome"] or 0.0 for trajectory in everyone])
         found[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-        if source is None:
+        if name == "in_domain":
             found["kl_per_token"] = kl_from(config, everyone, start)
+            found["tokens_an_episode"] = float(np.mean([trajectory.sampled_tokens for trajectory in everyone]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{method}-{seed}.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))
@@ -122,16 +141,29 @@ def kl_from(config: Config, trajectories: list[Trajectory], start: Path) -> floa
     return float(np.concatenate([row.sampler - logprobs for row, logprobs in rows]).mean())
 
 
+def read(method: str, seed: int) -> dict[str, Any]:
+    """What was kept of a run."""
+    return json.loads((RESULTS / f"{method}-{seed}.json").read_text())
+
+
 def read_results() -> dict[str, list[dict[str, Any]]]:
-    """What was kept, by method, in the order of the paper's table."""
+    """What was kept, by method."""
     found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    return {name: some for name in ("sft", *METHODS) if (some := [run for run in found if run["method"] == name])}
+    return {name: some for name in ORDER if (some := [run for run in found if run["method"] == name])}
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> Table:
     """Means over seeds with 95 % intervals."""
     shown = Table(title="Share of right answers; mean over seeds and 95 % interval")
-    for column in ("method", "in domain", "out of domain", "KL a token from the start", "seconds", "seeds"):
+    for column in (
+        "method",
+        "in domain",
+        "out of domain",
+        "KL a token from the start",
+        "sampled tokens",
+        "seconds",
+        "seeds",
+    ):
         shown.add_column(column, justify="left" if column == "method" else "right")
     for method, some in runs.items():
         columns = [[run[name]["mean"] for run in some] for name in ("in_domain", "out_of_domain")]
@@ -139,7 +171,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> Table:
         shown.add_row(
             method,
             *(between(values) for values in columns),
-            f"{np.mean([run['seconds'] for run in some]):.0f}",
+            *(f"{np.mean([run[name] for run in some]):,.0f}" for name in ("sampled_tokens", "seconds")),
             str(len(some)),
         )
     return shown

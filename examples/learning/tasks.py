@@ -1,4 +1,4 @@
-"""Arithmetic that was never trained on: longer operands, and an operator that no training question has."""
+"""Arithmetic never trained on, with answers as long as those that were: a model this small copies no longer ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from grpo_agents.trajectory import Task
 
 
 def out_of_domain(rng: np.random.Generator) -> Task:
-    """Draws a task: operands of three digits where training has two, or a division where it has none."""
+    """Draws a task: an operand of three digits where training has two, or a division where it has none."""
+    quotient, b = int(rng.integers(100, 1000)), int(rng.integers(2, 10))
     if rng.random() < 0.5:
-        a, b = int(rng.integers(100, 1000)), int(rng.integers(12, 100))
-        question, answer = f"{a}*{b}", str(a * b)
+        question, answer = f"{quotient}*{b}", str(quotient * b)
     else:
-        b, quotient = int(rng.integers(12, 100)), int(rng.integers(12, 100))
-        question, answer = f"{b * quotient}/{b}", str(quotient)
+        question, answer = f"{quotient * b}/{b}", str(quotient)
     return {"id": question, "question": question, "answer": answer, "kind": "hard"}

@@ -35,21 +35,22 @@ def cost(
 
     from grpo_agents.config import load_config
     from grpo_agents.cost import compare, estimate
-    from grpo_agents.learner.shape import load_shape
+    from grpo_agents.learner.shape import load_judge, load_shape
     from grpo_agents.workload import budgeted
 
     settings = load_config(config, set_ or ())
     shape = load_shape(settings.model)
+    judge = None if settings.reward_model is None else load_judge(settings.reward_model)
     size = None
     if run is None:
         work = budgeted(settings, shape, prompt=prompt, observation=observation)
     else:
         work, size = _of_run(settings, shape, run)
-    found = estimate(settings, shape, work, prompt=prompt, observation=observation, file_bytes=size)
-    methods = compare(settings, shape, work)
+    found = estimate(settings, shape, work, judge=judge, prompt=prompt, observation=observation, file_bytes=size)
+    methods = compare(settings, shape, work, judge)
     if as_json:
         sums = {"flops": found.flops, "stored": found.on_disk}
-        sums |= {when: found.needed(when) for when in ("learning", "sampling")}
+        sums |= {when: found.needed(when) for when in found.moments}
         shown = {"total": sums, "shape": asdict(shape), **asdict(found), "methods": [asdict(row) for row in methods]}
         typer.echo(json.dumps(shown, indent=2))
         return
@@ -104,7 +105,7 @@ def _show(config: Config, shape: Shape, found: Estimate, methods: list[Compared]
     for part in found.memory:
         table.add_row(part.name, _short(part.bytes), part.when)
     table.add_section()
-    for when in ("learning", "sampling"):
+    for when in found.moments:
         table.add_row("all but activations", _short(found.needed(when)), when)
     screen.print(table)
     table = _table("disk", "bytes", "files", "in the run")

@@ -36,6 +36,7 @@ def train(
     _hush()
     from grpo_agents import trainer
     from grpo_agents.config import load_config
+    from grpo_agents.learner import ranks
     from grpo_agents.run_folder import RunFolder
 
     if config is not None:
@@ -49,6 +50,8 @@ def train(
     else:
         assert resume is not None
         run = trainer.resume(resume)
+    if not ranks.first():
+        return
     from grpo_agents.report.run_pictures import draw_run
 
     places = {

@@ -165,6 +165,21 @@ def micro_batches(
         yield part
 
 
+def deal(
+    rows: Sequence[Row], max_tokens: int, unit: Literal["token", "trajectory", "group"], ranks: int
+) -> list[list[list[Row]]]:
+    """The micro-batches of each rank: rows of every length for each, those that belong together for one.
+
+    Raises:
+        ValueError: As :func:`micro_batches`.
+    """
+    bundles = _bundles(rows, unit)
+    return [
+        list(micro_batches([row for bundle in bundles[rank::ranks] for row in bundle], max_tokens, unit))
+        for rank in range(ranks)
+    ]
+
+
 def _bundles(rows: Sequence[Row], unit: Literal["token", "trajectory", "group"]) -> list[list[Row]]:
     """Rows that belong together, the longest first."""
     if unit == "token":

@@ -5,36 +5,27 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from grpo_agents.learner import mismatch
-from grpo_agents.learner.batch import Batch, Row, assign_credit, micro_batches
+from grpo_agents.learner import mismatch, saved
+from grpo_agents.learner.batch import Batch, Row, assign_credit, deal
 from grpo_agents.learner.critic import Critic
-from grpo_agents.learner.logprobs import token_logprobs
-from grpo_agents.learner.model import computing_in, decoder_and_head
+from grpo_agents.learner.forward import Forward, ForwardPass, check_head
+from grpo_agents.learner.model import save_model
 from grpo_agents.learner.optimizer import Optimizer
+from grpo_agents.learner.ranks import Ranks, collective, whole
 from grpo_agents.learner.settings import LearnerConfig
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.methods.method import SourceKind
 from grpo_agents.methods.surrogate import kl_estimate
-from grpo_agents.support import Support
-
-PROBE_TOLERANCE = 1e-3
-"""How far the chunked log-probabilities may be from the model's own forward pass."""
-
-
-class Forward(NamedTuple):
-    """What a forward pass gives of the trained tokens of some rows, side by side, (trained,) each."""
-
-    logprobs: torch.Tensor
-    entropy: torch.Tensor
-    values: torch.Tensor | None
 
 
 class Learner:
@@ -49,6 +40,7 @@ class Learner:
         temperature: What the engine divides logits by, and so the learner.
         dtype: What forward passes compute in.
         largest_mismatch: How far the engine's log-probabilities may be from the learner's, on average over a batch.
+        ranks: The processes that share it; each makes one with the same arguments.
 
     Raises:
         ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone.
@@ -65,8 +57,11 @@ class Learner:
         temperature: float = 1.0,
         dtype: str = "float32",
         largest_mismatch: float = math.inf,
+        ranks: Ranks | None = None,
     ):
+        check_head(model)
         self.model = model
+        self.ranks = ranks or Ranks()
         self.config = config
         self.method = method
         self.source = source
@@ -77,28 +72,35 @@ class Learner:
         self.skips = 0
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        self.critic = Critic(model, method.critic) if method.critic is not None else None
-        named = dict(model.named_parameters())
-        if self.critic is not None:
-            named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
-        trained = [(name, value) for name, value in named.items() if value.requires_grad]
-        self.optimizer = Optimizer(trained, config.optimizer, steps, dtype)
         self._adapter = hasattr(model, "peft_config")
         if method.reference_period is not None and self._adapter:
             raise ValueError(
                 "method.reference_every: with model.lora the reference is the base model, which stays as it is. "
                 "Leave one of them out."
             )
+        self.critic = Critic(model, method.critic) if method.critic is not None else None
         self.reference = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
-        self._check_head()
+        self._policy_pass = self._reference_pass = ForwardPass(model, temperature, dtype, self.critic)
+        layers = frozenset(model._no_split_modules or ())
+        self.ranks.shard(self._policy_pass, layers)
+        if self.reference is not None:  # without one it is the policy, its adapter left out
+            self._reference_pass = ForwardPass(self.reference, temperature, dtype)
+            self.ranks.shard(self._reference_pass, layers)
+        named = dict(model.named_parameters())
+        if self.critic is not None:
+            named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
+        trained = [(name, value) for name, value in named.items() if value.requires_grad]
+        self.optimizer = Optimizer(trained, config.optimizer, steps, dtype)
 
-    def learn(self, batch: Batch, *, version: int, progress: float) -> dict[str, float]:
+    @collective
+    def learn(self, batch: Batch, *, version: int, progress: float, seed: int = 0) -> dict[str, float]:
         """All updates on a batch.
 
         Args:
             batch: The rows and normalisers.
             version: Of the weights before it.
             progress: How far the run is, 0…1.
+            seed: Of dropout, where there is any.
 
         Returns:
             Figures of the last update, and those of :func:`grpo_agents.learner.mismatch.compare`; none where the batch
@@ -108,6 +110,7 @@ class Learner:
             ValueError: The engine's log-probabilities are off; then nothing was moved.
             FloatingPointError: See :meth:`update`.
         """
+        torch.manual_seed(seed)
         self._renew_reference(version)  # due whatever the batch holds
         if not batch.rows:
             return {}
@@ -121,25 +124,53 @@ class Learner:
         """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch."""
         recompute = self.config.old_logprobs == "recompute" and self.source not in ("demonstrations", "pairs")
         if recompute or self.critic is not None:
-            for row, logprobs, values in self._score(self.model, batch.rows, self.critic):
+            for row, logprobs, values in self._score(self._policy_pass, batch.rows):
                 row.old = logprobs if recompute else row.old
                 row.values = values
         if self.method.needs_reference:
-            model = self.reference if self.reference is not None else self.model
             with self.model.disable_adapter() if self._adapter else nullcontext():  # type: ignore[operator]
-                for row, logprobs, _ in self._score(model, batch.rows):
+                for row, logprobs, _ in self._score(self._reference_pass, batch.rows, values=False):
                     row.reference = logprobs
         assign_credit(batch, self.method)
 
-    def score(self, rows: Sequence[Row]) -> Iterator[tuple[Row, np.ndarray]]:
+    @collective
+    def score(self, rows: Sequence[Row]) -> list[tuple[Row, np.ndarray]]:
         """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first."""
-        return ((row, logprobs) for row, logprobs, _ in self._score(self.model, rows))
+        return [(row, logprobs) for row, logprobs, _ in self._score(self._policy_pass, rows, values=False)]
+
+    @collective
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The policy's parameters by name: live ones, or copies in main memory where ranks hold shards."""
+        return {name: whole(value.detach()) for name, value in self.model.named_parameters()}
+
+    @collective
+    def save_policy(self, folder: Path) -> None:
+        """Writes the policy's weights for ``from_pretrained``."""
+        save_model(self.model, folder, writes=self.ranks.rank == 0)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What a checkpoint notes beside the files, plain JSON."""
+        return {"updates": self.updates, "skips": self.skips, "scaler": self.optimizer.scaler.state_dict()}
+
+    @collective
+    def save(self, folder: Path) -> None:
+        """Writes what moves into a checkpoint's folder."""
+        saved.save(self, folder)
+
+    @collective
+    def restore(self, folder: Path, counts: Mapping[str, Any]) -> None:
+        """Brings back what was saved; see :func:`grpo_agents.learner.saved.restore`."""
+        saved.restore(self, folder)
+        self.updates, self.skips = counts["updates"], counts["skips"]
+        if counts.get("scaler"):
+            self.optimizer.scaler.load_state_dict(counts["scaler"])
 
     def _renew_reference(self, version: int) -> None:
         """Makes the policy its own reference every so many steps, where the method says so (iterative GRPO)."""
         period = self.method.reference_period
         if self.reference is not None and period is not None and version and version % period == 0:
-            self.reference.load_state_dict(self.model.state_dict())
+            self.reference.load_state_dict(self.model.state_dict())  # shard by shard, where there are ranks
 
     def update(self, batch: Batch, progress: float, version: int | None = None) -> dict[str, float]:
         """One update on the whole batch, whatever its micro-batches.
@@ -166,18 +197,19 @@ class Learner:
         entropy_gradient = self.method.entropy_weight(progress) > 0
         sums: dict[str, float] = defaultdict(float)
         compared: list[tuple[np.ndarray, ...]] = []
-        self.model.train()
-        if self.critic is not None:
-            self.critic.train()
-        for part in micro_batches(rows, self.config.max_tokens, self.method.unit):
-            tokens = self.tokens(part, self._forward(self.model, part, self.critic, entropy_gradient), batch, progress)
+        self._policy_pass.train()
+        for part, counts in self._passes(rows, self.method.unit):
+            found = self._policy_pass(part, entropy_gradient=entropy_gradient)
+            tokens = self.tokens(part, found, batch, progress)
             loss = self.method.loss(tokens)
-            self.optimizer.backward(loss)
-            sums["loss"] += loss.item()
-            self._add_figures(sums, tokens)
-            if version is not None and self.source == "policy":
-                compared.append(self._compared(part, tokens, version))
-        figures = _means(sums)
+            self.optimizer.backward(loss if counts else 0 * loss)
+            if counts:
+                sums["loss"] += loss.item()
+                self._add_figures(sums, tokens)
+                if version is not None and self.source == "policy":
+                    compared.append(self._compared(part, tokens, version))
+        figures = _means(self.ranks.gather(sums))
+        compared = [arrays for some in self.ranks.gather(compared) for arrays in some]
         if compared:
             figures |= mismatch.compare(*map(np.concatenate, zip(*compared, strict=True)))
             mismatch.check(figures, self.largest_mismatch)  # before anything is moved by it
@@ -200,52 +232,32 @@ class Learner:
             )
         return figures
 
-    # Log-probabilities
+    def _passes(
+        self, rows: Sequence[Row], unit: Literal["token", "trajectory", "group"] = "token"
+    ) -> Iterator[tuple[list[Row], bool]]:
+        """This rank's micro-batches, and whether each counts: ranks pass forward equally often, some to no end."""
+        shares = deal(rows, self.config.max_tokens, unit, self.ranks.size)
+        own = shares[self.ranks.rank]
+        yield from ((part, True) for part in own)
+        yield from ((shares[0][-1], False) for _ in range(max(map(len, shares)) - len(own)))
 
     def _score(
-        self, model: PreTrainedModel, rows: Sequence[Row], critic: Critic | None = None
+        self, forward: ForwardPass, rows: Sequence[Row], *, values: bool = True
     ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
-        """Log π of each row's trained tokens under a model, and a critic's values; without a gradient."""
-        model.eval()
-        if self.critic is not None:
-            self.critic.eval()
-        for part in micro_batches(rows, self.config.max_tokens):
+        """Log π of each row's trained tokens and, with a critic, the values before them; without a gradient."""
+        forward.eval()
+        own: list[tuple[np.ndarray, np.ndarray | None]] = []
+        for part, counts in self._passes(rows):
             with torch.no_grad():
-                found = self._forward(model, part, critic)
-            cuts = np.cumsum([len(row.trained) for row in part])[:-1]
-            logprobs = np.split(found.logprobs.cpu().numpy(), cuts)
-            values = [None] * len(part) if found.values is None else np.split(found.values.cpu().numpy(), cuts)
-            yield from zip(part, logprobs, values, strict=True)
-
-    def _forward(
-        self,
-        model: PreTrainedModel,
-        rows: Sequence[Row],
-        critic: Critic | None = None,
-        entropy_gradient: bool = False,
-    ) -> Forward:
-        """What a model, and beside the policy its critic, says of the rows' trained tokens.
-
-        Rows are padded on the right, where causal attention never looks, so no mask is needed.
-        """
-        width = max(len(row.ids) for row in rows)
-        ids = np.zeros((len(rows), width), np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = row.ids
-        places = np.concatenate([index * width + row.trained for index, row in enumerate(rows)])
-        device = model.device
-        tokens = torch.from_numpy(ids).to(device)  # (rows, width)
-        at = torch.from_numpy(places).to(device)  # (trained,)
-        with computing_in(self.dtype, device):
-            decoder, head = decoder_and_head(model)
-            states = decoder(input_ids=tokens, use_cache=False).last_hidden_state  # (rows, width, size)
-            hidden = states.flatten(0, 1)[at - 1]  # (trained, size)
-            support = Support.join([(row.support, len(row.trained)) for row in rows])
-            logprobs, entropy = token_logprobs(
-                hidden, head, tokens.flatten()[at], self.temperature, support, entropy_gradient=entropy_gradient
-            )
-            values = critic(tokens, at - 1, hidden) if critic is not None else None
-            return Forward(logprobs, entropy, values)
+                found = forward(part, values=values)
+            if counts:
+                cuts = np.cumsum([len(row.trained) for row in part])[:-1]
+                logprobs = np.split(found.logprobs.cpu().numpy(), cuts)
+                expected = [None] * len(part) if found.values is None else np.split(found.values.cpu().numpy(), cuts)
+                own += zip(logprobs, expected, strict=True)
+        shares = deal(rows, self.config.max_tokens, "token", self.ranks.size)
+        for parts, results in zip(shares, self.ranks.gather(own), strict=True):
+            yield from ((row, *result) for row, result in zip(chain.from_iterable(parts), results, strict=True))
 
     def tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
         """What a method's loss reads of some rows: side by side, with the normalisers of the whole batch."""
@@ -300,29 +312,12 @@ class Learner:
         staleness = version - np.concatenate([row.version for row in rows])
         return own.cpu().numpy(), np.concatenate([row.sampler for row in rows]), staleness
 
-    def _check_head(self) -> None:
-        """Compares the chunked log-probabilities with the model's own forward pass on a few tokens."""
-        ids = np.arange(8) % int(self.model.config.get_text_config().vocab_size)
-        none = np.zeros(7)
-        probe = Row(ids, np.arange(1, 8), none, none, None, none, none, none, none, 7, 0, 0)
-        with torch.no_grad(), computing_in("float32", self.model.device):
-            was_training = self.model.training
-            self.model.eval()
-            dtype, self.dtype = self.dtype, "float32"
-            ours = self._forward(self.model, [probe]).logprobs
-            self.dtype = dtype
-            tokens = torch.from_numpy(ids)[None].to(self.model.device)
-            logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float() / self.temperature
-            theirs = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
-            self.model.train(was_training)
-        if not torch.allclose(ours, theirs, atol=PROBE_TOLERANCE):
-            off = float((ours - theirs).abs().max())
-            raise ValueError(
-                f"{type(self.model).__name__} is not supported: its logits are not its output layer applied to its "
-                f"last hidden state (log-probabilities differ by {off:.3g})"
-            )
 
-
-def _means(sums: dict[str, float]) -> dict[str, float]:
+def _means(ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the tokens of all ranks; loss and tokens are sums."""
+    sums: dict[str, float] = defaultdict(float)
+    for own in ranks:
+        for name, value in own.items():
+            sums[name] += value
     count = max(1.0, sums["tokens"])
     return {name: value if name in ("loss", "tokens") else value / count for name, value in sums.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from grpo_agents.learner.ranks import put, whole
 from grpo_agents.learner.settings import LoraSettings, ModelConfig
 
 if TYPE_CHECKING:
@@ -104,14 +106,30 @@ def adapter_config(model: PreTrainedModel) -> dict[str, Any] | None:
     )
 
 
-def save_policy(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Saves weights (the adapter alone with LoRA) and tokenizer for ``from_pretrained``."""
-    showing = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if showing:
-        logging.enable_progress_bar()
+def save_model(model: PreTrainedModel, folder: Path, *, writes: bool = True) -> None:
+    """Saves weights (the adapter alone with LoRA) for ``from_pretrained``; each rank that holds shards must call it.
+
+    Args:
+        model: Whose weights.
+        folder: Where they go.
+        writes: Whether this rank writes them.
+    """
+    weights = whole_state(model)
+    if writes:
+        showing = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        model.save_pretrained(folder, state_dict=weights)
+        if showing:
+            logging.enable_progress_bar()
+
+
+def whole_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All of a module's tensors by name, whole where ranks hold shards; tied ones stay one."""
+    found: dict[int, torch.Tensor] = {}
+    return {
+        name: found.setdefault(id(value), whole(value.detach()))
+        for name, value in module.state_dict(keep_vars=True).items()
+    }
 
 
 def restore_policy(model: PreTrainedModel, folder: Path) -> None:
@@ -120,26 +138,25 @@ def restore_policy(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         ValueError: The folder's weights are not this model's.
     """
-    weights = {
-        name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()
-    }
-    try:
-        if hasattr(model, "peft_config"):
-            from peft import set_peft_model_state_dict
-
-            result = set_peft_model_state_dict(model, weights)
-            differ = [name for name in result.missing_keys if "lora_" in name]
-        else:
-            result = model.load_state_dict(weights, strict=False)
-            own = model.state_dict()
-            held = {own[name].data_ptr() for name in weights if name in own}  # tied weights are stored under one name
-            differ = [name for name in result.missing_keys if own[name].data_ptr() not in held]
-            differ += [name for name in weights if name in own and not torch.equal(own[name].cpu(), weights[name])]
-    except RuntimeError as error:  # shapes
-        raise ValueError(f"{folder}: its weights are of another model ({error!s:.400})") from error
-    differ += result.unexpected_keys
+    saved = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    own = model.state_dict(keep_vars=True)
+    lora = hasattr(model, "peft_config")
+    as_saved = {re.sub(r"\.default(?=\.|$)", "", name) if lora else name: name for name in own}
+    placed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # tied weights are stored under one name, or as equals
+    differ = []
+    for name, value in saved.items():
+        tensor = own.get(as_saved.get(name, ""))
+        if (
+            tensor is None
+            or tensor.shape != value.shape
+            or not torch.equal(placed.setdefault(id(tensor), (tensor, value))[1], value)
+        ):
+            differ.append(name)
+    differ += [name for name, value in own.items() if id(value) not in placed and ("lora_" in name or not lora)]
     if differ:
         raise ValueError(f"{folder}: its weights are of another model ({differ[0]!r} differs)")
+    for tensor, value in placed.values():
+        put(tensor, value)
 
 
 def decoder_and_head(model: Any) -> tuple[Any, torch.nn.Module]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from grpo_agents.learner.muon import Muon
+from grpo_agents.learner.ranks import shared_as, whole
 from grpo_agents.learner.settings import OptimizerConfig
 
 
@@ -78,8 +79,8 @@ class Optimizer:
         """
         for part in self._parts:
             self.scaler.unscale_(part)
-        norm = torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip)
-        if torch.isfinite(norm):
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip)))
+        if math.isfinite(norm):
             rate = self.rate(step)
             for part in self._parts:
                 for group in part.param_groups:
@@ -88,12 +89,12 @@ class Optimizer:
         for part in self._parts:
             part.zero_grad(set_to_none=True)
         self.scaler.update()
-        return float(norm)
+        return norm
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Every state tensor, under ``parameter|key``."""
+        """Every state tensor, whole, under ``parameter|key``."""
         return {
-            f"{name}|{key}": value
+            f"{name}|{key}": whole(value)
             for name, parameter in self.named.items()
             for part in self._parts
             for key, value in part.state.get(parameter, {}).items()
@@ -117,5 +118,4 @@ class Optimizer:
             if field not in fields or (field != "step" and value.shape != parameter.shape):
                 shape = tuple(value.shape)
                 raise ValueError(f"the stored state is of another model or optimiser: {key!r} of shape {shape}")
-            place = "cpu" if field == "step" else parameter.device
-            owner[parameter].state[parameter][field] = value.to(place).clone()
+            owner[parameter].state[parameter][field] = value if field == "step" else shared_as(value, parameter).clone()

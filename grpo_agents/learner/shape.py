@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from grpo_agents.cost import Shape, Weights
 from grpo_agents.learner.logprobs import CHUNK_LOGITS
 from grpo_agents.learner.model import add_lora, decoder_and_head, load_part
 from grpo_agents.learner.optimizer import is_inner_matrix
-from grpo_agents.learner.settings import ModelConfig
+from grpo_agents.learner.settings import ModelConfig, RewardModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,14 +33,32 @@ def load_shape(config: ModelConfig) -> Shape:
     return shape_of(model if config.lora is None else add_lora(model, config.lora))
 
 
+def load_judge(config: RewardModelConfig) -> Shape:
+    """The shape of a config's reward model: its output layer is one row, and computes once a conversation.
+
+    Raises:
+        ValueError: There is no such model, or none that can be a sequence classifier; names the key.
+    """
+    try:
+        found = AutoConfig.from_pretrained(config.path, num_labels=1)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(found)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"reward_model.path {config.path!r} could not be loaded: {error!s:.200}") from error
+    return _shape(model, getattr(model, model.base_model_prefix), model.score)
+
+
 def shape_of(model: PreTrainedModel) -> Shape:
     """The shape of a model, wherever its weights are.
 
     Of a mixture of experts, a token is multiplied by ``num_experts_per_tok`` of them. Every layer is taken to attend to
     its whole context.
     """
+    return _shape(model, *decoder_and_head(model))
+
+
+def _shape(model: PreTrainedModel, decoder: torch.nn.Module, head: torch.nn.Module) -> Shape:
     text = model.config.get_text_config()
-    decoder, head = decoder_and_head(model)
     tables = {id(module.weight) for module in decoder.modules() if isinstance(module, torch.nn.Embedding)}
     matrices = adapters = last = 0.0
     for name, parameter in decoder.named_parameters():

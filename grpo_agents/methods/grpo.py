@@ -68,7 +68,7 @@ class Grpo(Method):
     off_policy_mask: float | None = Field(
         default=None,
         ge=0,
-        description="Drop trajectories with Â < 0 whose mean of log π_sampler/π is above this (DeepSeek-V3.2).",
+        description="Drop what has Â < 0 of trajectories whose mean of log π_sampler/π is above this (DeepSeek-V3.2).",
     )
     kl_weight: float = Field(
         default=0.0, ge=0, description="β of the KL term against the reference policy; 0 needs no reference."

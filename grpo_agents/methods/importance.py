@@ -41,9 +41,11 @@ def masked(weights: torch.Tensor, low: float, high: float) -> torch.Tensor:
 
 
 def on_policy_mask(tokens: Tokens, largest: float) -> torch.Tensor:
-    """0 on trajectories with Â < 0 that the sampler liked much better than π does, 1 elsewhere (DeepSeek-V3.2).
+    """0 on tokens with Â < 0 of trajectories that the sampler liked much better than π does, 1 elsewhere.
 
-    Dropped where (1/|o|) Σ log(π_sampler/π) > ``largest``.
+    M_{i,t} of DeepSeek-V3.2 (arXiv 2512.02556): the drift (1/|o|) Σ log(π_sampler/π) > ``largest`` is the whole
+    trajectory's, the sign of Â the token's own. Where turns differ in sign, what was good in such a trajectory is
+    learned all the same: what does the harm is pushing down what π would hardly say by now.
 
     Returns:
         (tokens,).

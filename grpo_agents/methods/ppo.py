@@ -23,6 +23,8 @@ class Ppo(Grpo):
 
     r_t is −β log(π/π_ref), and on the last token the return too (with process supervision: on the last token of each
     turn, that turn's reward). A trajectory's tokens are those that it sampled; what it was told lies between them.
+    After the last one V is 0, also where a budget cut the episode short: budgets are a part of the task, an answer that
+    never came scores the worst (or what ``rollout.truncated`` says), and γV on top would pay for what was not done.
     """
 
     name: ClassVar[str] = "ppo"

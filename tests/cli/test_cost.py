@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from huggingface_hub import constants
 from shell import CONFIG, refused
 
 
@@ -39,7 +40,8 @@ def test_cost_says_when_an_episode_would_be_refused(run, here):
     assert re.search(r"An episode of \d+ tokens is refused: learner.max_tokens is 64", said)
 
 
-def test_cost_refuses_what_is_no_model(run, tmp_path):
+def test_cost_refuses_what_is_no_model(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # else it is asked six times where it is out of reach
     (tmp_path / "run.toml").write_text(CONFIG)
     assert "model.path 'start' could not be loaded" in refused(run("cost", "run.toml", "--set", "model.path=start"))
     assert "model.path: there is no folder" in refused(run("cost", "run.toml", "--set", "model.path=./start"))
@@ -47,6 +49,22 @@ def test_cost_refuses_what_is_no_model(run, tmp_path):
     assert "model.path 'start' could not be loaded" in refused(run("cost", "run.toml"))
     (tmp_path / "start" / "config.json").write_text('{"model_type": "vit"}')
     assert "model.path 'start' is no causal language model" in refused(run("cost", "run.toml"))
+
+
+def test_cost_counts_the_configs_reward_model(run, here):
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    config = Qwen3Config.from_pretrained("start", num_labels=1)
+    Qwen3ForSequenceClassification(config).save_pretrained("judge")
+    settings = ["--set", "reward_model.path=./judge", "--set", "reward_model.retrain_every=1"]
+    shown = run("cost", "run.toml", *settings)
+    for part in ("reward model training", "evaluation's rewards", "reward model's gradients, moments", "retraining"):
+        assert part in shown.stdout, shown.output
+    counted = json.loads(run("cost", "run.toml", "--run", "runs/a", "--json", *settings).stdout)
+    assert counted["workload"]["judging"]["heads"] == 4  # an output a conversation
+    assert counted["total"]["retraining"] > counted["total"]["sampling"]
+    refusal = refused(run("cost", "run.toml", "--set", "reward_model.path=./nowhere"))
+    assert "reward_model.path './nowhere' could not be loaded" in refusal
 
 
 def test_cost_refuses_a_run_without_trajectories(run, here):

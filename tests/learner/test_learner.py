@@ -9,6 +9,7 @@ from updates import gradients
 
 from grpo_agents.learner import logprobs as logprobs_module
 from grpo_agents.learner.batch import make_batch
+from grpo_agents.learner.forward import ForwardPass
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
 from grpo_agents.methods.grpo import Grpo
@@ -94,7 +95,7 @@ def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
         if variant == "shuffled":
             mine = [mine[index] for index in np.random.default_rng(1).permutation(len(mine))]
         if variant == "padded":  # a very long row beside them, of which no token is trained with any weight
-            monkeypatch.setattr("grpo_agents.learner.learner.micro_batches", lambda rows, *_: ([row] for row in rows))
+            monkeypatch.setattr("grpo_agents.learner.batch.micro_batches", lambda rows, *_: ([row] for row in rows))
         monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", VOCAB * 5 if variant == "chunked" else 1 << 25)
         batch = make_batch(mine)
         learner.prepare(batch)
@@ -125,13 +126,13 @@ def test_rows_without_advantage_may_be_dropped(monkeypatch):
     batch = make_batch(ragged(advantages=[1.0, 0.0, -1.0, 0.0, 0.0, 0.5]))
     learner = make_learner(model)
     seen = []
-    forward = Learner._forward
+    forward = ForwardPass.forward
 
-    def counting(self, model, rows, *settings):
+    def counting(self, rows, **settings):
         seen.append(len(rows))
-        return forward(self, model, rows, *settings)
+        return forward(self, rows, **settings)
 
-    monkeypatch.setattr(Learner, "_forward", counting)
+    monkeypatch.setattr(ForwardPass, "forward", counting)
     dropped = gradients(learner, batch)
     monkeypatch.setattr(Grpo, "gradient_only_from_advantages", lambda self, progress: False)
     kept = gradients(learner, batch)

@@ -5,7 +5,7 @@ import re
 import huggingface_hub
 import pytest
 import torch
-from tiny import copy_weights, make_model, make_tokenizer, save_start
+from tiny import copy_weights, make_model, save_start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_agents.learner.model import (
@@ -14,7 +14,7 @@ from grpo_agents.learner.model import (
     load_tokenizer,
     resolve_device,
     restore_policy,
-    save_policy,
+    save_model,
 )
 from grpo_agents.learner.settings import LoraSettings, ModelConfig
 
@@ -65,9 +65,9 @@ def disturb(model):
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=3)])
 def test_saved_weights_come_back_bit_for_bit(start, tmp_path, lora):
-    model, tokenizer = load(start, lora)
+    model, _ = load(start, lora)
     disturb(model)
-    save_policy(model, tokenizer, tmp_path)
+    save_model(model, tmp_path)
     other, _ = load(start, lora)
     weights = copy_weights(model)
     assert any(not torch.equal(weights[name], value) for name, value in other.named_parameters())
@@ -78,7 +78,8 @@ def test_saved_weights_come_back_bit_for_bit(start, tmp_path, lora):
 def test_a_saved_policy_is_a_model_of_transformers(start, tmp_path):
     model, tokenizer = load(start)
     disturb(model)
-    save_policy(model, tokenizer, tmp_path)
+    save_model(model, tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     found = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.arange(6)[None]
     assert torch.equal(found(ids).logits, model.eval()(ids).logits)
@@ -90,9 +91,9 @@ def test_a_saved_policy_is_a_model_of_transformers(start, tmp_path):
 def test_an_adapter_is_saved_alone_and_loads_with_peft(start, tmp_path):
     from peft import PeftModel
 
-    model, tokenizer = load(start, LoraSettings(rank=3))
+    model, _ = load(start, LoraSettings(rank=3))
     disturb(model)
-    save_policy(model, tokenizer, tmp_path)
+    save_model(model, tmp_path)
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 100_000
     found = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(start), tmp_path)
     ids = torch.arange(6)[None]
@@ -111,7 +112,7 @@ def test_weights_of_another_model_are_refused(start, tmp_path, other):
 
 
 def test_an_adapter_of_another_rank_and_a_full_model_are_refused(start, tmp_path):
-    save_policy(*load(start, LoraSettings(rank=3)), tmp_path)
+    save_model(load(start, LoraSettings(rank=3))[0], tmp_path)
     with pytest.raises(ValueError, match="of another model"):
         restore_policy(load(start, LoraSettings(rank=5))[0], tmp_path)
     with pytest.raises(ValueError, match="of another model"):
@@ -157,7 +158,7 @@ def test_tied_weights_stay_tied(start, tmp_path):
     model, _ = load(start)
     other = copy.deepcopy(model)
     disturb(model)
-    save_policy(model, make_tokenizer(), tmp_path)
+    save_model(model, tmp_path)
     restore_policy(other, tmp_path)
     assert other.lm_head.weight is other.model.embed_tokens.weight
     assert make_model().lm_head.weight.shape == (97, 32)

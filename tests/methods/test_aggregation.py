@@ -10,6 +10,7 @@ from grpo_agents.methods.bnpo import Bnpo
 from grpo_agents.methods.dapo import Dapo
 from grpo_agents.methods.dr_grpo import DrGrpo
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.gspo import Gspo
 
 
 def surrogate(low, high):
@@ -91,3 +92,16 @@ def test_constant_aggregation_and_its_length_go_together(settings):
 def test_a_dual_clip_below_one_is_refused():
     with pytest.raises(ValueError, match=r"method\.dual_clip: .*greater than 1"):
         make_method({"dual_clip": 0.9})
+
+
+@pytest.mark.parametrize("method", [
+    Grpo(), Dapo(), Grpo(clip_low=0.5, clip_high=0.1), Grpo(dual_clip=1.5), Gspo(clip_low=0.1, clip_high=0.2),
+])  # fmt: skip
+def test_what_is_called_clipped_is_what_has_no_gradient(method):
+    seen = set()
+    for seed in range(4):
+        tokens = make_tokens(LENGTHS, seed=seed, spread=0.5)
+        found = method.is_clipped(tokens)
+        assert found.tolist() == (coefficients(method, tokens) == 0).tolist()
+        seen |= set(zip(found.tolist(), (tokens.advantages > 0).tolist(), strict=True))
+    assert seen == {(False, False), (False, True), (True, False), (True, True)}

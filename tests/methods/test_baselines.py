@@ -17,7 +17,7 @@ from grpo_agents.methods.rloo import Rloo
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.trajectory import Group
 
-RETURNS = [[1, 0, 0, 0], [0.3, 2.0, 0.7], [0.1, 0.1, 0.1], [0, 0], [5.0], [0.5, 0.25, 3, 0.5, 1]]
+RETURNS = [[1, 0, 0, 0], [2, 0.5], [0.3, 2.0, 0.7], [0.1, 0.1, 0.1], [0, 0], [5.0], [0.5, 0.25, 3, 0.5, 1]]
 
 
 def whitened(values):

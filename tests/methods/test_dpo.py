@@ -103,6 +103,13 @@ def test_what_said_nothing_is_of_no_pair():
     np.testing.assert_equal([array.tolist() for array in found], [[np.nan, -1, 1], [np.nan] * 2])
 
 
+def test_a_single_token_says_enough_for_a_pair():
+    scores = scores_of([0.0, 1.0])
+    for trajectory in scores.trajectories:
+        trajectory.samples = sampled(np.random.default_rng(0), 9, 2, [(1, 1)]).samples
+    assert Dpo().advantages([scores])[0].tolist() == [-1, 1]
+
+
 def test_what_it_asks_for():
     method = Dpo()
     assert (method.unit, method.needs_reference, method.sources[0]) == ("group", True, "pairs")

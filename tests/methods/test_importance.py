@@ -10,7 +10,7 @@ from ragged import assert_follows, clipped, make_tokens, off_policy, select, sum
 from grpo_agents.methods import coefficients, make_method
 from grpo_agents.methods.cispo import Cispo
 from grpo_agents.methods.grpo import Grpo
-from grpo_agents.methods.importance import truncated, weights
+from grpo_agents.methods.importance import on_policy_mask, truncated, weights
 
 
 def weight_of(x, level):
@@ -117,6 +117,18 @@ def test_the_off_policy_mask_compares_with_the_engine_and_not_with_the_start_of_
     assert method.figures(tokens)["off_policy"].tolist() == [0, 0, 1, 1]
     liked = replace(tokens, advantages=-tokens.advantages)
     assert (coefficients(method, liked) != 0).all()
+
+
+def test_of_a_trajectory_of_mixed_signs_the_off_policy_mask_drops_what_is_pushed_down():
+    """Both drifted alike, by one token: where Â is 0 or more they stay, and the mean is over every token of theirs."""
+    tokens = make_tokens((4, 4), spread=0.0)
+    drift = torch.tensor([2.4, 0.0, 0.0, 0.0] * 2, dtype=torch.float64)
+    signs = torch.tensor([1.0, -1.0, -1.0, 0.0, 1.0, 1.0, 1.0, -1.0], dtype=torch.float64)
+    tokens = replace(tokens, sampler=tokens.old + drift, advantages=signs)
+    kept = torch.tensor([1, 0, 0, 1, 1, 1, 1, 0])
+    assert on_policy_mask(tokens, 0.5).tolist() == kept.tolist()
+    assert torch.equal(coefficients(Grpo(off_policy_mask=0.5), tokens), coefficients(Grpo(), tokens) * kept)
+    assert on_policy_mask(tokens, 0.7).tolist() == [1] * 8
 
 
 def test_the_mean_of_the_drift_is_over_the_rollout_and_not_over_its_worst_token():

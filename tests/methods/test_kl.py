@@ -43,7 +43,7 @@ def test_the_kl_in_the_loss(method, kl, beta, spread):
 
 
 def test_the_coefficient_of_the_unbiased_kl():
-    """ρ · log(π/π_ref), off-policy too (SCIENCE.md 2)."""
+    """ρ · log(π/π_ref), off-policy too (DeepSeek-V3.2)."""
     tokens = make_tokens()
     tokens = replace(tokens, advantages=torch.zeros_like(tokens.advantages))
     method = Grpo(kl_weight=1.0, kl="unbiased", aggregation="token")
@@ -191,3 +191,11 @@ def test_the_reference_is_needed_with_a_kl_alone():
 def test_a_kl_that_means_nothing_is_refused(name, settings, said):
     with pytest.raises(ValueError, match=said):
         make_method({"name": name, **settings})
+
+
+@pytest.mark.parametrize("settings", [{"kl_weight": 0.3}, {"kl_in": "reward"}])
+def test_a_kl_that_is_in_the_loss_or_weighs_nothing_is_not_in_the_reward(settings):
+    given = np.array([1.0, -1.0])
+    episode = Episode(given, np.zeros(2, int), np.array([-1.0, -2.0]), np.array([-2.0, -0.5]))
+    Grpo(**settings).credit([episode])
+    assert episode.advantages.tolist() == given.tolist()

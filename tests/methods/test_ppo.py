@@ -4,9 +4,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from tiny import group_of, part_of, ragged_tokens, vector_of
+from tiny import group_of, part_of, ragged_tokens, sampled, vector_of
 
 from grpo_agents.advantage import AdvantageConfig, score_group
+from grpo_agents.learner.batch import assign_credit, make_batch
 from grpo_agents.methods import Episode, coefficients
 from grpo_agents.methods.ppo import Ppo, generalised_advantages
 
@@ -105,6 +106,18 @@ def test_the_return_comes_with_the_last_token_and_the_kl_with_each():
     Ppo(kl_weight=0.3, gae=1.0).credit([one])
     assert one.advantages == pytest.approx(expected)
     assert one.returns == pytest.approx([rewards[t:].sum() for t in range(5)])
+
+
+def test_what_was_cut_short_has_earned_what_it_scored_and_nothing_to_come():
+    """A budget is a part of the task: what the critic would still hope for after the last token does not count."""
+    trajectories = [sampled(np.random.default_rng(0), 97, 3, [(2, 1), (3, 0)], stop_reason=reason, advantage=0.25)
+                    for reason in ("terminated", "turns", "tokens")]  # fmt: skip
+    batch = make_batch(trajectories)
+    for row in batch.rows:
+        row.values = np.full(5, 7.0)
+    assign_credit(batch, Ppo(gae=1.0))
+    for row in batch.rows:
+        assert row.returns.tolist() == [0.25] * 5
 
 
 def test_the_kl_may_be_another_estimate_or_in_the_loss():

@@ -1,0 +1,115 @@
+"""What of a run moves: what a checkpoint holds, and how a run goes on from it.
+
+Nothing but the weights, the optimiser, the counts of a curriculum and, with ``train.overlap``, the batch that was
+sampled ahead is state: tasks, preferences and draws follow from the seed and the step, so a run that was killed goes on
+from its last checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from grpo_agents import checkpoint, store
+from grpo_agents.build import Parts
+from grpo_agents.curriculum import Curriculum
+from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.saved import MODEL_FOLDER
+from grpo_agents.sources import Batch, PolicySource, Source
+
+AHEAD_FILE = "ahead.parquet"
+CURRICULUM_FILE = "curriculum.npy"
+
+
+class RunState:
+    """Saves what moves, and restores it in place.
+
+    Args:
+        parts: Of the run.
+        learner: Its policy, critic, reference and optimiser are saved.
+        source: Its curriculum is saved, where it has one that counts.
+        root: The folder of checkpoints.
+        say: Told what a run goes on from.
+    """
+
+    def __init__(self, parts: Parts, learner: Learner, source: Source, root: Path, say: Callable[[str], None]):
+        self.parts = parts
+        self.config = parts.config.train
+        self.learner = learner
+        self.source = source
+        self.root = root
+        self.say = say
+
+    def save(self, done: int, ahead: Batch | None) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            done: How many steps have been done.
+            ahead: The batch that was sampled ahead: its weights are gone, and it could not be sampled again.
+
+        Raises:
+            OSError: It could not be written (disk full …); the earlier ones are untouched.
+        """
+
+        def fill(folder: Path) -> None:
+            self.learner.save(folder)
+            self.parts.chat.tokenizer.save_pretrained(folder / MODEL_FOLDER)
+            if (reward_model := self.parts.moving_reward_model) is not None:
+                reward_model.save(folder)
+            if ahead is not None:
+                store.write(folder / AHEAD_FILE, ahead[0], step=done, phase="train", scoring=self.parts.scoring)
+            if (curriculum := self._curriculum) is not None and (counts := curriculum.state) is not None:
+                np.save(folder / CURRICULUM_FILE, counts)
+
+        state = self.learner.counts if ahead is None else {**self.learner.counts, "ahead": ahead[1]}
+        checkpoint.write(self.root, done, state, fill, self.config.keep)
+
+    def restore(self) -> tuple[int, Batch | None]:
+        """Brings back the last checkpoint that is whole.
+
+        Returns:
+            How many steps had been done, 0 where there is no such checkpoint; and the batch that was sampled ahead.
+
+        Raises:
+            ValueError: It is after more steps than the run is to have.
+        """
+        found = checkpoint.latest(self.root, self.say)
+        if found is None:
+            self.say(f"{self.root.parent} has no checkpoint that can be used; starting from the first step")
+            return 0, None
+        if found.step > self.config.steps:
+            raise ValueError(
+                f"train.steps is {self.config.steps}, and {found.folder} is after {found.step} steps: set "
+                f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
+            )
+        self.learner.restore(found.folder, found.state)
+        if (reward_model := self.parts.moving_reward_model) is not None:
+            reward_model.load(found.folder)
+        ahead = self._restore_ahead(found)
+        self._restore_counts(found)
+        self.say(f"going on from {found.folder}, after {found.step} steps")
+        return found.step, ahead
+
+    def _restore_ahead(self, found: checkpoint.Checkpoint) -> Batch | None:
+        """The batch that was sampled ahead; one of a run that had overlap and has none now is left."""
+        file = found.folder / AHEAD_FILE
+        if not (self.config.overlap and file.exists()):
+            return None
+        assert isinstance(self.source, PolicySource)
+        groups = store.read_groups(file)
+        return groups, self.source.weigh(groups) | found.state.get("ahead", {})
+
+    def _restore_counts(self, found: checkpoint.Checkpoint) -> None:
+        """What a curriculum knows of pass rates."""
+        if (curriculum := self._curriculum) is None or curriculum.state is None:
+            return
+        if (file := found.folder / CURRICULUM_FILE).exists():
+            curriculum.restore(np.load(file))
+        else:
+            self.say(f"{found.folder} has no {CURRICULUM_FILE}: nothing is known of pass rates yet")
+
+    @property
+    def _curriculum(self) -> Curriculum | None:
+        return self.source.curriculum if isinstance(self.source, PolicySource) else None
