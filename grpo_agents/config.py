@@ -221,10 +221,11 @@ class Config(Section):
                 f"rollout.group_size is {self.rollout.group_size}: method {method.name!r} compares the rollouts of a "
                 "group, and one alone has nothing to be compared with. Use at least 2."
             )
-        if self.rollout.top_k or self.rollout.top_p < 1:
+        if self.rollout.top_p < 1 and not self.rollout.top_k:
             raise ValueError(
-                "rollout.top_k and rollout.top_p cut the distribution that is sampled from, and the learner's ratio "
-                "would be of another one. Train with top_k = 0 and top_p = 1."
+                f"rollout.top_p is {self.rollout.top_p:g}: the learner's distributions are cut as the sampled ones "
+                "were, so what is left of each is kept with its token, and top_p alone may leave the whole vocabulary. "
+                "Set rollout.top_k as well, which bounds it (64, say), or train with top_p = 1."
             )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0: rollouts of a group would all be the same. Use 1.0.")

@@ -216,7 +216,8 @@ def estimate(
     """
     method, kind, steps = config.chosen_method, config.source_kind, config.train.steps
     phases = _phases(method, kind, shape, workload, config, steps, judge)
-    step_file = stored_bytes(workload) if file_bytes is None else file_bytes
+    with_supports = stored_bytes(workload, config.rollout.top_k)
+    step_file = with_supports if file_bytes is None else file_bytes
     stored = []
     if kind in ("policy", "frozen") and (config.train.store or kind == "frozen"):
         stored.append(Stored("trajectories", step_file, steps if kind == "policy" else config.source.batches))
@@ -226,7 +227,8 @@ def estimate(
         work, judged, size = played.sampling, played.judging, stored_bytes(played)
         if workload.measured:  # as long as those of training
             share = played.rollouts / workload.rollouts
-            work, judged, size = workload.sampling.times(share), workload.judging.times(share), step_file * share
+            work, judged = workload.sampling.times(share), workload.judging.times(share)
+            size = step_file * share * stored_bytes(workload) / with_supports
         phases.append(Phase("evaluation", work.tokens, forward(shape, work), times))
         if judge is not None:
             phases.append(Phase("evaluation's rewards", judged.tokens, forward(judge, judged), times))
@@ -344,6 +346,9 @@ def checkpoint_bytes(config: Config, shape: Shape, judge: Shape | None = None) -
 SAMPLED_BYTES = 8.0
 """Of a sampled token in a trajectory file: a float32 log-probability that hardly compresses, id, text, compressed."""
 
+SUPPORT_BYTES = 2.0
+"""Of a token that could have been sampled in its place: an id, which hardly compresses."""
+
 TOLD_BYTES = 1.0
 """Of a token that an episode was told: id and text; compressed, and mostly shared by a group."""
 
@@ -354,9 +359,13 @@ FILE_BYTES = 30_000.0
 """Of a file without any: the schema and what is noted of each column."""
 
 
-def stored_bytes(workload: Workload) -> float:
-    """Bytes of a step's Parquet file, compressed; right within a factor of two, as texts compress differently."""
-    episode = EPISODE_BYTES + SAMPLED_BYTES * workload.sampled + TOLD_BYTES * workload.told
+def stored_bytes(workload: Workload, top_k: int = 0) -> float:
+    """Bytes of a step's Parquet file, compressed; right within a factor of two, as texts compress differently.
+
+    With top-k those of k ids beside each sampled token, which is the most there are: top-p leaves fewer.
+    """
+    sampled = SAMPLED_BYTES + SUPPORT_BYTES * top_k
+    episode = EPISODE_BYTES + sampled * workload.sampled + TOLD_BYTES * workload.told
     return FILE_BYTES + workload.rollouts * episode
 
 

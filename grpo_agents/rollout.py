@@ -38,9 +38,17 @@ class RolloutConfig(Section):
 
     group_size: int = Field(default=8, ge=1, description="G: rollouts of each task.")
     temperature: float = Field(default=1.0, ge=0, description="0 takes the likeliest token.")
-    top_k: int = Field(default=0, ge=0, description="Only among the k likeliest tokens; 0 for all. Training needs 0.")
+    top_k: int = Field(
+        default=0,
+        ge=0,
+        description="Only among the k likeliest tokens; 0 for all. They are kept with each token that is sampled, and "
+        "the learner's distributions are cut in the same way.",
+    )
     top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Only among the likeliest tokens with this probability. Training needs 1."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Only among the likeliest tokens with this probability. Training needs top_k with it.",
     )
     stop: list[str] = Field(default=[], description="Texts that end a turn.")
     max_turns: int = Field(default=8, ge=1, description="Turns of the policy in one episode.")

@@ -5,7 +5,8 @@ arguments of a call, the notes of a group) is JSON text. The columns:
 
 - ``run_step`` (the training step, or -1), ``phase`` (train, eval or rollout), ``group``, ``index``: where it belongs
 - ``env``, ``task``, ``seed``, ``preference``, ``prompt``, ``tools``: what was asked
-- ``steps``, ``samples``: what was said, and which tokens it was
+- ``steps``, ``samples``: what was said, and which tokens it was; ``support`` and ``support_counts`` are those of
+  :class:`~grpo_agents.support.Support`, null where nothing was cut
 - ``rewards``: the vector; a null value is one that could not be computed, and ``missing`` says why
 - ``stop_reason``, ``error``, ``masked``, ``advantage``, ``seconds``, ``usage`` (what its tools cost): how it went
 - ``group_notes``: the notes of its group, the same on each of its rows; null where it was written without a group
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from grpo_agents.support import Support
 from grpo_agents.trajectory import Message, Sample, Step, ToolRun, Trajectory
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a reader of the version before would misread the file."""
 
 VERSION_KEY = b"grpo_agents.schema_version"
@@ -33,6 +35,7 @@ SCORING_KEY = b"grpo_agents.scoring"
 """Where it says how its trajectories were scored: :class:`grpo_agents.scoring.Scoring` as JSON."""
 
 _ARRAYS = {"ids": np.int32, "mask": np.bool_, "logprobs": np.float32}
+_SUPPORT = {"support": "ids", "support_counts": "counts"}  # what its parts are called here; version 2 had none
 _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
 
@@ -64,7 +67,11 @@ _STEP = {
     "stop": _INT,
     **_STEP_SCALARS,
 }
-_SAMPLE = {**{name: pa.list_(pa.from_numpy_dtype(dtype)) for name, dtype in _ARRAYS.items()}, "shared": _INT}
+_SAMPLE = {
+    **{name: pa.list_(pa.from_numpy_dtype(dtype)) for name, dtype in _ARRAYS.items()},
+    "shared": _INT,
+    **dict.fromkeys(_SUPPORT, pa.list_(pa.int32())),
+}
 _PLACE = {"group": _INT, "index": _INT, "env": _TEXT, "seed": _INT}
 _END = {"stop_reason": _TEXT, "error": _TEXT, "masked": _BOOL, "advantage": _FLOAT, "seconds": _FLOAT}
 _SCALARS = (*_PLACE, *_END)
@@ -144,6 +151,8 @@ def to_trajectory(row: dict[str, Any], samples: list[Sample]) -> Trajectory:
 
 def _sample_row(sample: Sample) -> dict[str, Any]:
     row: dict[str, Any] = {"shared": sample.shared}
+    for name, part in _SUPPORT.items():
+        row[name] = None if sample.support is None else getattr(sample.support, part)
     for name, dtype in _ARRAYS.items():
         row[name] = array = getattr(sample, name)
         if array.dtype != dtype:
@@ -153,13 +162,18 @@ def _sample_row(sample: Sample) -> dict[str, Any]:
 
 def to_samples(column: pa.ListArray) -> list[list[Sample]]:
     """The samples of each row; arrays are cut from whole columns, since token by token would be slow."""
-    parts = []
-    for name, dtype in _ARRAYS.items():
-        tokens = column.values.field(name)
-        # a copy, because Arrow's memory is read-only and torch.from_numpy warns about that
-        parts.append(_cut(np.array(tokens.values.to_numpy(zero_copy_only=False), dtype), tokens.offsets))
-    parts.append(column.values.field("shared").to_pylist())
+    columns = column.values
+    parts: list[list[Any]] = [_arrays(columns.field(name), dtype) for name, dtype in _ARRAYS.items()]
+    parts.append(columns.field("shared").to_pylist())
+    supports = zip(*(_arrays(columns.field(name), np.int32) for name in _SUPPORT), strict=True)
+    parts.append([Support(ids, counts) if len(counts) else None for ids, counts in supports])
     return _cut([Sample(*entry) for entry in zip(*parts, strict=True)], column.offsets)
+
+
+def _arrays(column: pa.ListArray, dtype: Any) -> list[np.ndarray]:
+    """The array of each list; empty where it is null."""
+    # a copy, because Arrow's memory is read-only and torch.from_numpy warns about that
+    return _cut(np.array(column.values.to_numpy(zero_copy_only=False), dtype), column.offsets)
 
 
 def _cut(flat: Any, offsets: pa.Array) -> list[Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from grpo_agents.support import Support
+
 Message = dict[str, Any]
 """An OpenAI-style chat message: ``role``, ``content``, and where they apply ``tool_calls``, ``tool_call_id``."""
 
@@ -56,12 +58,14 @@ class Sample:
         logprobs: Log-probability of each masked token under the distribution it was sampled from, 0 elsewhere,
             shape (tokens,), float32.
         shared: How many leading tokens this sample took over from the one it forked off (0 for the first).
+        support: What could have been sampled in place of each token, (tokens,); None where nothing was cut.
     """
 
     ids: np.ndarray
     mask: np.ndarray
     logprobs: np.ndarray
     shared: int = 0
+    support: Support | None = None
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """An OpenAI-compatible server for tests, of the standard library: it answers what a test tells it to."""
 
 import json
+import math
 import socket
 import threading
 from contextlib import contextmanager, suppress
@@ -135,9 +136,12 @@ def settings(mode="processed_logprobs", *, sleep=False, backend=None, device="cp
 
 
 def sampled(body):
-    """What vLLM would answer: tokens that depend on the seed alone."""
+    """What vLLM would answer: tokens that depend on the seed alone, each with one other that could have been drawn."""
     ids = [(body["seed"] + place) % 50 for place in range(body["max_tokens"])]
-    logprobs = {"token_logprobs": [-0.5] * len(ids)}
+    probable = [-0.5, math.log(1 - math.exp(-0.5)), *[-9999.0] * body.get("logprobs", 0)]
+    most = max(1, body.get("logprobs", 0))
+    likeliest = [{f"token_id:{token + n}": probable[n] for n in range(most)} for token in ids]
+    logprobs = {"token_logprobs": [-0.5] * len(ids), "top_logprobs": likeliest}
     return {"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": "length"}]}
 
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from grpo_agents.chat import Chat
 from grpo_agents.chat.template import Template
+from grpo_agents.support import Support
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 SPECIALS = {
@@ -172,6 +173,33 @@ def test_each_sampled_token_is_trained_once_with_its_logprob(template, thinking)
             assert before[sample.shared] != sample.ids[sample.shared]
     for turn in conversation.turns:
         assert samples[turn.sample].mask[turn.start : turn.stop].all()
+
+
+@pytest.mark.parametrize("template", ["qwen3", "chatml"])
+def test_each_sampled_token_keeps_its_support(template):
+    """Qwen3 forks where the user speaks; of the turns, the second was not cut."""
+    chat = make_chat(template)
+    conversation, expected = chat.start(PROMPT, [ADD]), []
+    more = {"reasoning_content": "two fingers"}
+    for said in [calling(1, 0, **more), result("2", 0), answer("Two.", **more), user("Sure?"), answer("Yes.")]:
+        if said["role"] == "assistant":
+            ids, logprobs, reason = says(chat, said)
+            number = len(conversation.turns)
+            could = [[] if number == 1 else [token, *range(place % 3)] for place, token in enumerate(ids)]
+            flat = np.array([token for kept in could for token in kept], np.int32)
+            support = Support(flat, np.array([len(kept) for kept in could], np.int32)) if number != 1 else None
+            conversation.assistant(ids, logprobs, reason, support)
+            expected += could
+        else:
+            conversation.observe([said])
+    samples = conversation.finished_samples()
+    assert len(samples) == {"qwen3": 2, "chatml": 1}[template]
+    found = []
+    for sample in samples:
+        assert len(sample.support.counts) == len(sample.ids)
+        assert not sample.support.counts[~sample.mask].any()
+        found += [part.ids.tolist() for part in sample.support.at(np.flatnonzero(sample.mask)).split(1)]
+    assert found == expected
 
 
 def test_qwen3_forks_when_the_user_speaks_after_thinking_and_the_answer_keeps_its_sampled_ids():

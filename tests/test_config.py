@@ -30,8 +30,7 @@ def wrong(**changes):
         ({"train__steps": 0}, r"train\.steps: .*greater than or equal to 1.*0"),
         ({"rollout__truncated": "drop"}, r"rollout\.truncated: .*'keep', 'mask' or 'worst'.*'drop'"),
         ({"rollout__group_size": 1}, r"rollout\.group_size is 1: method 'grpo' compares .*at least 2"),
-        ({"rollout__top_p": 0.9}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
-        ({"rollout__top_k": 5}, r"rollout\.top_k and rollout\.top_p cut the distribution"),
+        ({"rollout__top_p": 0.9}, r"rollout\.top_p is 0\.9: .*may leave the whole vocabulary\. Set rollout\.top_k as"),
         ({"rollout__temperature": 0}, r"rollout\.temperature is 0"),
         ({"method": {"name": "sft"}}, r"method 'sft' learns from demonstrations here: set source\.path"),
         ({"method": {"name": "grop"}}, r"unknown method 'grop'\. Did you mean 'grpo'"),
@@ -42,7 +41,7 @@ def wrong(**changes):
         ({"source": {"path": "x"}}, r"source\.path is set, and source\.kind 'policy' samples .*: leave it out, or"),
         ({"source": {"kind": "stored"}}, r"method 'grpo' learns from stored here: set source\.path"),
         ({"source": {"kind": "stored", "path": "x"}, "method": {"tis": 2.0}}, r"Set learner\.old_logprobs = "),
-        ({"source": {"kind": "frozen"}, "rollout": {"top_k": 3}, "method": {"name": "rft"}}, r"rollout\.top_k and"),
+        ({"source": {"kind": "frozen"}, "rollout": {"top_p": 0.3}, "method": {"name": "rft"}}, r"Set rollout\.top_k"),
         ({"method": {"name": "dpo"}, "source": {"kind": "frozen"}, "rollout": {"group_size": 1}}, r"'dpo' compares"),
         ({"method": {"name": "ppo", "scale": "none"}}, r"method 'ppo' does not use scale: leave it out"),
         ({"method": {"reference_every": 2}}, r"reference_every moves a reference that nothing reads: set kl_weight"),
@@ -71,6 +70,12 @@ def test_every_problem_has_a_line():
     assert "model.path is missing: Hub id or folder" in text
     assert "env.id" in text
     assert "Did you mean 'train'?" in text
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm", "server"])
+def test_training_with_a_cut_that_bounds_what_is_left(backend):
+    rollout = make_config(wrong(rollout={"top_k": 64, "top_p": 0.9}, engine__backend=backend)).rollout
+    assert rollout.sampling(()).gives_support
 
 
 def test_overlap_with_an_engine_apart_and_a_correction():

@@ -43,6 +43,7 @@ from grpo_agents.learner.settings import (
 from grpo_agents.learner.shape import load_judge, load_shape, shape_of
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.ppo import Ppo
+from grpo_agents.support import Support
 from grpo_agents.trajectory import Group, Message, Step, Trajectory
 from grpo_agents.workload import Work, budgeted, judged_work, measured, padded_work, sampled_work, total, triangle
 
@@ -426,6 +427,21 @@ def test_a_file_of_trajectories_is_within_a_factor_of_two(unbroken):
         config = config_of()
         step = measured(config, shape_of(make_model()), [store.read_groups(file)])
         assert 0.5 < stored_bytes(step) / file.stat().st_size < 2, file.name
+
+
+def test_a_file_with_supports_is_within_a_factor_of_two(tmp_path):
+    rng = np.random.default_rng(0)
+    trajectories = [sampled(rng, 150_000, 50, [(200, 0)], advantage=1.0, index=index) for index in range(8)]
+    for trajectory in trajectories:
+        (entry,) = trajectory.samples
+        counts = np.where(entry.mask, 64, 0).astype(np.int32)
+        ids = rng.integers(0, 150_000, counts.sum()).astype(np.int32)
+        ids[::64] = entry.ids[entry.mask]
+        entry.support = Support(ids, counts)
+    file = tmp_path / "a.parquet"
+    store.write(file, trajectories)
+    step = measured(config_of(), shape_of(make_model()), [store.read_groups(file)])
+    assert 0.5 < stored_bytes(step, 64) / file.stat().st_size < 2
 
 
 def test_checkpoint_and_model_take_as_many_bytes_as_they_do(unbroken):

@@ -11,10 +11,16 @@ from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.curriculum import CurriculumConfig
 from grpo_agents.learner.settings import RewardModelConfig
 from grpo_agents.methods import available, make_method
+from grpo_agents.rollout import RolloutConfig
 
 PAPERS = (REPOSITORY / "docs" / "papers.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in PAPERS.splitlines() if "tests/" in line]
-SECTIONS = {"advantage": AdvantageConfig, "curriculum": CurriculumConfig, "reward_model": RewardModelConfig}
+SECTIONS = {
+    "advantage": AdvantageConfig,
+    "curriculum": CurriculumConfig,
+    "reward_model": RewardModelConfig,
+    "rollout": RolloutConfig,
+}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

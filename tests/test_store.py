@@ -17,16 +17,19 @@ from grpo_agents import store
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.schema import SCHEMA, SCHEMA_VERSION, VERSION_KEY
 from grpo_agents.scoring import Scoring
+from grpo_agents.support import Support
 from grpo_agents.trajectory import Group, Sample, Step, ToolRun, Trajectory
 
 
-def sample(count, shared=0):
+def sample(count, shared=0, *, cut=False):
     rng = np.random.default_rng(count)
+    counts = rng.integers(0, 4, count).astype(np.int32)
     return Sample(
         rng.integers(0, 150_000, count).astype(np.int32),
         rng.random(count) < 0.5,
         rng.normal(size=count).astype(np.float32),
         shared,
+        Support(rng.integers(0, 150_000, counts.sum()).astype(np.int32), counts) if cut else None,
     )
 
 
@@ -56,7 +59,7 @@ def rich(group=0, index=0):
             Step(said, (answer,), {"outcome": 0.0}, [ToolRun("add", 0.5, 1.5), ToolRun("add", error="no JSON")]),
             Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4, -1.5),
         ],
-        samples=[sample(5), sample(0), sample(7, shared=4)],
+        samples=[sample(5), sample(9, cut=True), sample(0), sample(7, shared=4, cut=True)],
         rewards={"outcome": 1.0, "rubric": None},
         missing={"rubric": "the judge is down"},
         stop_reason="deadline",
@@ -74,8 +77,11 @@ def assert_same(read, written):
     assert len(read) == len(written)
     for one, other in zip(read, written, strict=True):
         for a, b in zip(one.samples, other.samples, strict=True):
-            for name in ("ids", "mask", "logprobs"):
-                x, y = getattr(a, name), getattr(b, name)
+            assert (a.support is None) == (b.support is None)
+            parts = [(getattr(a, name), getattr(b, name)) for name in ("ids", "mask", "logprobs")]
+            if a.support is not None:
+                parts += [(a.support.ids, b.support.ids), (a.support.counts, b.support.counts)]
+            for x, y in parts:
                 assert x.dtype == y.dtype
                 np.testing.assert_array_equal(x, y)
             assert a.shared == b.shared
@@ -104,6 +110,23 @@ def test_a_file_from_before_tokens_were_counted_is_read(tmp_path):
     (read,) = store.read(path)
     assert read.steps == [step]
     assert read.trainable
+
+
+def test_a_file_from_before_supports_were_kept_is_read(tmp_path):
+    """Version 2 had no such columns; nothing was cut in training then."""
+    path = tmp_path / "a.parquet"
+    store.write(path, [Trajectory(samples=[sample(7), sample(3)])])
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for entry in rows[0]["samples"]:
+        del entry["support"], entry["support_counts"]
+    at = table.schema.get_field_index("samples")
+    fields = [field for field in table.schema.field("samples").type.value_type if "support" not in field.name]
+    before = table.schema.set(at, pa.field("samples", pa.list_(pa.struct(fields))))
+    before = before.with_metadata({**before.metadata, VERSION_KEY: b"2"})
+    pq.write_table(pa.Table.from_pylist(rows, before), path)
+    assert "support" not in str(pq.read_schema(path).field("samples"))
+    assert_same(store.read(path), [Trajectory(samples=[sample(7), sample(3)])])
 
 
 def test_every_field_of_the_dataclasses_is_stored(tmp_path):
@@ -283,7 +306,9 @@ class TestOtherReaders:
         assert data.column_names == SCHEMA.names
         row = data[0]
         assert row["rewards"][1] == {"name": "rubric", "value": None, "missing": "the judge is down"}
-        assert row["samples"][2]["ids"] == rich().samples[2].ids.tolist()
+        assert row["samples"][3]["ids"] == rich().samples[3].ids.tolist()
+        assert row["samples"][3]["support"] == rich().samples[3].support.ids.tolist()
+        assert row["samples"][0]["support"] is None
         arguments = row["steps"][0]["message"]["tool_calls"][0]["arguments"]
         assert json.loads(arguments) == {"a": 1, "b": [None, 2.5]}
 
@@ -310,7 +335,7 @@ class TestOtherReaders:
         store.write(tmp_path / "a.parquet", [rich()])
         table = pq.read_table(tmp_path / "a.parquet")
         assert "map<" not in str(table.schema)
-        assert table.schema.metadata[VERSION_KEY] == b"2"
+        assert table.schema.metadata[VERSION_KEY] == b"3"
 
 
 class TestBroken:
@@ -356,7 +381,7 @@ class TestBroken:
     def test_newer(self, tmp_path):
         table = pa.table({"group": [1]}).replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1)})
         pq.write_table(table, tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match=r"schema version is 3.*up to 2.*Install"):
+        with pytest.raises(ValueError, match=r"schema version is 4.*up to 3.*Install"):
             store.read(tmp_path)
 
     def test_missing_column(self, tmp_path):

@@ -13,6 +13,7 @@ from grpo_agents.chat.reading import read
 from grpo_agents.chat.suffix import Suffixes
 from grpo_agents.chat.template import Template
 from grpo_agents.engines import Completion, Request
+from grpo_agents.support import Support
 from grpo_agents.trajectory import Message, Sample, Step
 
 
@@ -20,7 +21,8 @@ from grpo_agents.trajectory import Message, Sample, Step
 class Turn:
     """An assistant turn: its message, and which sample holds its tokens, from ``start`` to ``stop``.
 
-    ``mask`` says which of its tokens are trained, shape (tokens,); None is all of them.
+    ``mask`` says which of its tokens are trained, shape (tokens,); None is all of them. ``support`` is what could have
+    been sampled in place of each, (tokens,); None where nothing was cut.
     """
 
     message: Message
@@ -31,6 +33,7 @@ class Turn:
     ids: np.ndarray
     logprobs: np.ndarray
     mask: np.ndarray | None
+    support: Support | None
 
 
 @dataclass(slots=True)
@@ -114,7 +117,7 @@ class Conversation:
         Raises:
             ValueError: Not one log-prob a token.
         """
-        message = self.assistant(completion.ids, completion.logprobs, completion.finish_reason)
+        message = self.assistant(completion.ids, completion.logprobs, completion.finish_reason, completion.support)
         turn = self.turns[-1]
         return Step(
             message,
@@ -125,7 +128,11 @@ class Conversation:
         )
 
     def assistant(
-        self, ids: Sequence[int] | np.ndarray, logprobs: Sequence[float] | np.ndarray, finish_reason: str
+        self,
+        ids: Sequence[int] | np.ndarray,
+        logprobs: Sequence[float] | np.ndarray,
+        finish_reason: str,
+        support: Support | None = None,
     ) -> Message:
         """Appends what was sampled, exactly as it came back.
 
@@ -133,6 +140,7 @@ class Conversation:
             ids: Sampled ids, shape (tokens,), the stop token included where there is one.
             logprobs: Their log-probs, shape (tokens,).
             finish_reason: ``stop`` or ``length``.
+            support: What could have been sampled in place of each, (tokens,); None where nothing was cut.
 
         Returns:
             The message that they say; see :meth:`grpo_agents.chat.Chat.parse`.
@@ -144,17 +152,24 @@ class Conversation:
         if sampled.shape != scores.shape or sampled.ndim != 1:
             raise ValueError(f"the engine returned ids of shape {sampled.shape}, log-probs of shape {scores.shape}")
         message, text = read(self._template, ids, finish_reason, self._calls)
-        self.add_turn(message, text, sampled, scores)
+        self.add_turn(message, text, sampled, scores, support=support)
         return message
 
     def add_turn(
-        self, message: Message, text: str, ids: np.ndarray, logprobs: np.ndarray, mask: np.ndarray | None = None
+        self,
+        message: Message,
+        text: str,
+        ids: np.ndarray,
+        logprobs: np.ndarray,
+        mask: np.ndarray | None = None,
+        support: Support | None = None,
     ) -> None:
-        """Appends a turn of which all is known; ``mask`` says which of its tokens are trained, None is all of them."""
+        """Appends a turn of which all is known; :class:`Turn` says what ``mask`` and ``support`` are."""
         draft = self._drafts[-1]
         start = draft.length
         draft.append(_Piece(text, ids, len(self.turns)))
-        self.turns.append(Turn(message, len(self._drafts) - 1, start, draft.length, text, ids, logprobs, mask))
+        at = (len(self._drafts) - 1, start, draft.length)
+        self.turns.append(Turn(message, *at, text, ids, logprobs, mask, support))
         self.messages.append(message)
         self._calls += len(message.get("tool_calls") or ())
 
@@ -185,10 +200,15 @@ class Conversation:
                 continue
             mask = np.zeros(draft.length, bool)
             logprobs = np.zeros(draft.length, np.float32)
+            parts: list[tuple[Support | None, int]] = []
+            end = 0
             for turn in turns:
                 mask[turn.start : turn.stop] = True if turn.mask is None else turn.mask
                 logprobs[turn.start : turn.stop] = turn.logprobs
-            samples.append(Sample(draft.ids, mask, logprobs, draft.shared))
+                parts += [(None, turn.start - end), (turn.support, turn.stop - turn.start)]
+                end = turn.stop
+            support = Support.join([*parts, (None, draft.length - end)])
+            samples.append(Sample(draft.ids, mask, logprobs, draft.shared, support))
         return samples
 
     # Where the template rewrites history

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from grpo_agents.engines.weights import Weights
+from grpo_agents.support import Support
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 0")
+
+    @property
+    def gives_support(self) -> bool:
+        """Whether completions say what could have been sampled: where it is bounded, by top-k."""
+        return self.top_k > 0 and self.temperature > 0
 
 
 @dataclass(slots=True)
@@ -69,6 +75,7 @@ class Completion:
         logprobs: Of each under the distribution it was drawn from (temperature, top-k and top-p applied).
         finish_reason: ``stop`` or ``length``.
         version: Version of the weights that sampled it.
+        support: Of each, where :attr:`Sampling.gives_support`; else None.
     """
 
     session: int
@@ -76,6 +83,7 @@ class Completion:
     logprobs: list[float]
     finish_reason: str
     version: int
+    support: Support | None = None
 
     @property
     def tokens(self) -> int:

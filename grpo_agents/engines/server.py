@@ -20,6 +20,9 @@ server in development mode says whether it is set, and is refused where not; of 
 mode opens endpoints that change the server: let nobody else reach it. ``sync_folder`` has the same path on both
 machines; ``sync = "nccl"`` or ``"ipc"`` do without it (:mod:`grpo_agents.engines.weight_transfer`).
 
+With ``rollout.top_k`` above 20 it wants ``--max-logprobs`` of as many: the k likeliest tokens are asked for with each
+that is sampled, as what could have been sampled in its place.
+
 A server counts as stalled when no request has been answered for ``patience`` seconds, which must therefore be longer
 than the longest turn takes. On a CPU vLLM wants ``--no-enable-chunked-prefill``, as seeds crash it otherwise.
 """
@@ -41,6 +44,7 @@ from grpo_agents.engines.request_loop import Job, RequestLoop
 from grpo_agents.engines.settings import ServerConfig
 from grpo_agents.engines.vllm_server import VllmServer
 from grpo_agents.engines.weights import Weights
+from grpo_agents.support import Support, among_likeliest
 
 AS_DRAWN = {
     "min_p": 0.0,  # this and the penalties: a model's generation_config.json may hold others
@@ -53,6 +57,9 @@ AS_DRAWN = {
     "return_tokens_as_token_ids": True,
 }
 """What every request asks for: nothing but the named distribution, and ids instead of text."""
+
+JSON_FLOOR = -9999.0
+"""What vLLM writes for a log-probability of −∞, of which JSON knows nothing."""
 
 
 class ServerEngine:
@@ -111,7 +118,7 @@ class ServerEngine:
         check_requests(requests, self.context_length, self._requests.keys)
         jobs = []
         for request in requests:
-            read = partial(_completion, request.session)
+            read = partial(_completion, request.session, sampling)
             jobs.append(Job(request.session, partial(self._ask, self._body(request, sampling), read), deliver))
         self._requests.begin(jobs)
 
@@ -191,6 +198,7 @@ class ServerEngine:
             "top_k": sampling.top_k,
             "stop_token_ids": list(sampling.stop_ids),
             **AS_DRAWN,
+            "logprobs": sampling.top_k if sampling.gives_support else 0,
         }
 
     def _scoring_body(self, ids: Sequence[int]) -> dict[str, Any]:
@@ -276,7 +284,7 @@ class ServerEngine:
                 return
 
 
-def _completion(session: int, version: int, answer: Any) -> Completion:
+def _completion(session: int, sampling: Sampling, version: int, answer: Any) -> Completion:
     """Reads what was sampled.
 
     Raises:
@@ -288,12 +296,29 @@ def _completion(session: int, version: int, answer: Any) -> Completion:
         ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
         if len(ids) != len(logprobs):
             raise ValueError(f"{len(ids)} tokens, {len(logprobs)} log-probs")
-        completion = Completion(session, ids, logprobs, choice["finish_reason"], version)
+        support = None
+        if sampling.gives_support:
+            support, logprobs = _support(choice["token_ids"], choice["logprobs"]["top_logprobs"])
+        completion = Completion(session, ids, logprobs, choice["finish_reason"], version, support)
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed(answer, error) from error
     if completion.finish_reason not in ("stop", "length"):
         raise Trouble(f"a request ended with finish reason {completion.finish_reason!r}")
     return completion
+
+
+def _support(sampled: Sequence[int], likeliest: Sequence[dict[str, float]]) -> tuple[Support, list[float]]:
+    """What could have been sampled instead, and the log-probs over it; of the k likeliest by their names."""
+    width = 1 + max((len(entry) for entry in likeliest), default=0)
+    ids = np.full((len(sampled), width), -1)
+    logprobs = np.full((len(sampled), width), -np.inf)
+    for row, (token, entry) in enumerate(zip(sampled, likeliest, strict=True)):
+        ids[row, 0], logprobs[row, 0] = token, entry[f"token_id:{token}"]
+        ids[row, 1 : 1 + len(entry)] = [int(name.removeprefix("token_id:")) for name in entry]
+        logprobs[row, 1 : 1 + len(entry)] = list(entry.values())
+    logprobs[logprobs <= JSON_FLOOR] = -np.inf
+    support, values = among_likeliest(ids, logprobs)
+    return support, values.tolist()
 
 
 def _scores(last: int, _version: int, answer: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from grpo_agents.engines import Completion, Deliver, Request, Sampling, check_requests, uniform
 from grpo_agents.engines.weights import Weights
+from grpo_agents.support import Support
 
 
 @dataclass
@@ -252,13 +253,17 @@ class TransformersEngine:
         stop_ids = np.array(sampling.stop_ids, np.int64)
         taken: list[np.ndarray] = []  # tokens of every request, one array a step
         scores: list[np.ndarray] = []
+        supports: list[np.ndarray] = []  # where top-k cuts
         counts = np.zeros(len(requests), np.int64)
         finished = np.zeros(len(requests), bool)
         stopped = np.zeros(len(requests), bool)
         while True:
-            drawn, logprobs = draw(logits[order], sampling, uniform(seeds, lengths + counts.astype(np.uint64)))
+            noise = uniform(seeds, lengths + counts.astype(np.uint64))
+            drawn, logprobs, support = draw(logits[order], sampling, noise)
             taken.append(drawn)
             scores.append(logprobs)
+            if support is not None:
+                supports.append(support)
             alive = ~finished
             counts += alive
             stopped |= alive & np.isin(drawn, stop_ids)
@@ -276,14 +281,16 @@ class TransformersEngine:
                 block, torch.from_numpy(tokens).to(self.device), torch.from_numpy(fresh).to(self.device)
             )
         ids, values = np.stack(taken, 1), np.stack(scores, 1)  # (requests, steps)
+        could = np.stack(supports, 1) if supports else None  # (requests, steps, k)
         completions = []
         for index, request in enumerate(requests):
-            said = ids[index, : counts[index]].tolist()
+            count = counts[index]
+            said = ids[index, :count].tolist()
             block.known[rows[index]] += said[:-1]  # the last one was drawn, not fed
             reason = "stop" if stopped[index] else "length"
-            completions.append(
-                Completion(request.session, said, values[index, : counts[index]].tolist(), reason, self.version)
-            )
+            support = None if could is None else Support.of(could[index, :count])
+            scored = values[index, :count].tolist()
+            completions.append(Completion(request.session, said, scored, reason, self.version, support))
         return completions
 
     def _says_stop(self, ids: Sequence[int], stop: Sequence[str]) -> bool:
@@ -293,7 +300,9 @@ class TransformersEngine:
         return any(entry in text for entry in stop)
 
 
-def draw(logits: torch.Tensor, sampling: Sampling, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    logits: torch.Tensor, sampling: Sampling, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Draws one token a row by inverting the cumulative distribution at ``noise``.
 
     Args:
@@ -303,27 +312,41 @@ def draw(logits: torch.Tensor, sampling: Sampling, noise: np.ndarray) -> tuple[n
 
     Returns:
         The tokens (rows,) and their log-probabilities (rows,) under the distribution drawn from. At temperature 0 the
-        likeliest token and its log-probability at temperature 1.
+        likeliest token and its log-probability at temperature 1. And where :attr:`Sampling.gives_support`, the tokens
+        that could have been drawn, (rows, k), int32, in which −1 is none.
     """
+    ids = None
     if sampling.temperature == 0:
         logprobs = torch.log_softmax(logits, -1)
-        drawn = logits.argmax(-1)
+        place = logits.argmax(-1, keepdim=True)  # (rows, 1)
     else:
-        logprobs = torch.log_softmax(_support(logits / sampling.temperature, sampling), -1)
-        cumulative = logprobs.double().exp().cumsum(-1)  # (rows, V)
+        logits, ids = _cut(logits / sampling.temperature, sampling)
+        logprobs = torch.log_softmax(logits, -1)
+        cumulative = logprobs.double().exp().cumsum(-1)  # (rows, tokens left)
         threshold = torch.from_numpy(noise).to(logits.device)[:, None] * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, threshold)[:, 0].clamp_max(logits.shape[-1] - 1)
-    return drawn.cpu().numpy(), logprobs.gather(-1, drawn[:, None])[:, 0].cpu().numpy()
+        place = torch.searchsorted(cumulative, threshold).clamp_max(logits.shape[-1] - 1)
+    drawn = place if ids is None else ids.gather(-1, place)
+    support = None
+    if ids is not None and sampling.gives_support:
+        support = ids.masked_fill(logits == -torch.inf, -1).int().cpu().numpy()
+    return drawn[:, 0].cpu().numpy(), logprobs.gather(-1, place)[:, 0].cpu().numpy(), support
 
 
-def _support(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Sets logits outside top-k and top-p to −∞."""
-    if sampling.top_k and sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k, -1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+def _cut(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Applies top-k and top-p to (rows, V).
+
+    Returns:
+        The logits that are left, the likeliest first, −∞ where top-p cuts, and which tokens they are, (rows, tokens
+        left) both; the same logits and None where nothing cuts.
+    """
+    if sampling.top_k:
+        logits, ids = logits.topk(min(sampling.top_k, logits.shape[-1]), -1)
+    elif sampling.top_p < 1:
+        logits, ids = logits.sort(-1, descending=True)
+    else:
+        return logits, None
     if sampling.top_p < 1:
-        ordered, index = logits.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier tokens
-        outside = torch.zeros_like(before, dtype=torch.bool).scatter(-1, index, before >= sampling.top_p)
-        logits = logits.masked_fill(outside, -torch.inf)
-    return logits
+        probabilities = logits.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # probability of all likelier tokens
+        logits = logits.masked_fill(before >= sampling.top_p, -torch.inf)
+    return logits, ids

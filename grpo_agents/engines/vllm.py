@@ -25,6 +25,7 @@ import numpy as np
 
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling, check_requests
 from grpo_agents.engines.weights import Weights
+from grpo_agents.support import among_likeliest
 
 SUPPORTED = ("0.32", "0.33")
 """Versions of vLLM that this is written for; it was run with 0.32."""
@@ -134,6 +135,7 @@ class VllmEngine:
             "max_num_seqs": max_rows,
             "enforce_eager": eager or on_cpu,
             "logprobs_mode": "processed_logprobs",
+            "max_logprobs": -1,  # as many as top-k leaves
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             "trust_remote_code": trust_remote_code,
@@ -176,8 +178,10 @@ class VllmEngine:
         sessions = [asked.session for asked in list(self._under_way.values()) if asked.session is not None]
         check_requests(requests, self.context_length, sessions)
         for request in requests:
-            finish = _finishing(request.session, self.version, deliver)
-            self._ask(_Asked(request.session, finish, deliver), request.ids, _parameters(request, sampling))
+            likeliest = min(sampling.top_k, self.vocabulary) if sampling.gives_support else 0
+            finish = _finishing(request.session, self.version, likeliest, deliver)
+            parameters = _parameters(request, sampling, likeliest)
+            self._ask(_Asked(request.session, finish, deliver), request.ids, parameters)
 
     def release(self, sessions: Iterable[int]) -> None:
         """Stops sampling for episodes that have ended; what they share with others stays in the prefix cache."""
@@ -367,7 +371,7 @@ class VllmEngine:
                 raise EngineFailure("vLLM did not take the adapter over")
 
 
-def _parameters(request: Request, sampling: Sampling) -> Any:
+def _parameters(request: Request, sampling: Sampling, likeliest: int) -> Any:
     from vllm import SamplingParams  # type: ignore
     from vllm.sampling_params import RequestOutputKind  # type: ignore
 
@@ -379,19 +383,23 @@ def _parameters(request: Request, sampling: Sampling) -> Any:
         max_tokens=request.max_tokens,
         stop_token_ids=list(sampling.stop_ids),
         ignore_eos=True,  # the stop tokens are ours to name
-        logprobs=0,
+        logprobs=likeliest,
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def _finishing(session: int, version: int, deliver: Deliver) -> Callable[[Any], None]:
+def _finishing(session: int, version: int, likeliest: int, deliver: Deliver) -> Callable[[Any], None]:
     def finish(output: Any) -> None:
         said = output.outputs[0]
-        logprobs = [said.logprobs.logprobs[first] for first in said.logprobs.start_indices]  # first: the sampled one
+        shape = (len(said.token_ids), 1 + likeliest)  # the sampled one comes first
+        logprobs = np.array(said.logprobs.logprobs).reshape(shape)
+        support, of_sampled = None, logprobs[:, 0]
+        if likeliest:
+            support, of_sampled = among_likeliest(np.array(said.logprobs.token_ids).reshape(shape), logprobs)
         reason = "stop" if said.finish_reason == "stop" else "length"
-        deliver(Completion(session, list(said.token_ids), logprobs, reason, version))
+        deliver(Completion(session, list(said.token_ids), of_sampled.tolist(), reason, version, support))
 
     return finish
 

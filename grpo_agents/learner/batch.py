@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from grpo_agents.methods import Episode, Method
+from grpo_agents.support import Support
 from grpo_agents.trajectory import Trajectory
 
 
@@ -31,6 +32,7 @@ class Row:
         group: Which of the batch's groups that is of.
         values: What the critic expected before each at the start of the batch, (trained,); None without a critic.
         returns: What it should have expected, (trained,); None without a critic.
+        support: What could have been sampled in place of each, (trained,); None where nothing was cut.
     """
 
     ids: np.ndarray
@@ -47,6 +49,7 @@ class Row:
     group: int
     values: np.ndarray | None = None
     returns: np.ndarray | None = None
+    support: Support | None = None
 
 
 @dataclass(slots=True)
@@ -68,7 +71,8 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
     """Makes the global batch of all trajectories that carry a gradient (whose advantage is not None).
 
     Raises:
-        ValueError: A log-probability that is not finite, or turns without token ids; names the trajectory.
+        ValueError: A log-probability that is not finite, a sampled token outside its support, or turns without token
+            ids; names the trajectory.
     """
     rows: list[Row] = []
     taking_part = 0
@@ -107,6 +111,9 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
             version[span], turn[span] = step.version, index
             advantages[span] += step.advantage
     logprobs = sample.logprobs[trained]
+    support = None if sample.support is None else sample.support.at(trained)
+    if support is not None and not support.holds(sample.ids[trained]).all():
+        raise ValueError(f"trajectory {trajectory.id}: a sampled token is not in the support that is recorded with it")
     begins = np.concatenate([[True], np.diff(trained) > 1])
     index = np.arange(len(trained))
     return Row(
@@ -122,6 +129,7 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
         length=length,
         trajectory=place,
         group=group,
+        support=support,
     )
 
 

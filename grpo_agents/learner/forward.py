@@ -13,6 +13,7 @@ from grpo_agents.learner.batch import Row
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.logprobs import token_logprobs
 from grpo_agents.learner.model import computing_in, decoder_and_head
+from grpo_agents.support import Support
 
 PROBE_TOLERANCE = 1e-3
 """How far the chunked log-probabilities may be from the model's own forward pass."""
@@ -62,8 +63,9 @@ class ForwardPass(torch.nn.Module):
             decoder, head = decoder_and_head(self.model)
             states = decoder(input_ids=tokens, use_cache=False).last_hidden_state  # (rows, width, size)
             hidden = states.flatten(0, 1)[at - 1]  # (trained, size)
+            support = Support.join([(row.support, len(row.trained)) for row in rows])
             logprobs, entropy = token_logprobs(
-                hidden, head, tokens.flatten()[at], self.temperature, entropy_gradient=entropy_gradient
+                hidden, head, tokens.flatten()[at], self.temperature, support, entropy_gradient=entropy_gradient
             )
             expected = self.critic(tokens, at - 1, hidden) if self.critic is not None and values else None
             return Forward(logprobs, entropy, expected)

@@ -74,11 +74,13 @@ def test_ids_go_in_and_come_out():
     with serving(vllm()) as fake, Running(fake.url) as running:
         assert (running.engine.context_length, running.engine.lockstep) == (64, False)
         (completion,) = running.sample([Request(7, [5, 6], 99, 3)], Sampling(0.7, 5, 0.9, stop_ids=(3, 4)))
-        assert completion == Completion(7, [49, 0, 1], [-0.5] * 3, "length", 0)
+        support, completion.support = completion.support, None
+        assert completion == Completion(7, [49, 0, 1], pytest.approx([-0.5] * 3), "length", 0)
+        assert [part.ids.tolist() for part in support.split(1)] == [[49, 50], [0, 1], [1, 2]]
         (body,) = fake.bodies("/v1/completions")
     wanted = {
         "model": "tiny", "prompt": [5, 6], "max_tokens": 3, "seed": 99, "temperature": 0.7, "top_k": 5, "top_p": 0.9,
-        "stop_token_ids": [3, 4], "ignore_eos": True, "min_p": 0.0, "repetition_penalty": 1.0,
+        "stop_token_ids": [3, 4], "ignore_eos": True, "min_p": 0.0, "repetition_penalty": 1.0, "logprobs": 5,
     }  # fmt: skip
     assert {name: body[name] for name in wanted} == wanted
 

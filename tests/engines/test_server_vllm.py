@@ -7,15 +7,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from fake_openai import free_port
 from tiny import copy_weights, full_logprobs, make_model, make_tokenizer, save_start
 from transformers import AutoModelForCausalLM
 
 from grpo_agents.chat import Chat
-from grpo_agents.engines import Request, Sampling
+from grpo_agents.engines import EngineFailure, Request, Sampling
 from grpo_agents.engines.server import ServerEngine
 from grpo_agents.engines.settings import ServerConfig
-from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.engines.transformers import TransformersEngine, draw
 from grpo_agents.engines.weights import Weights
 from grpo_agents.env import AgentEnv, Reply
 from grpo_agents.rewards.component import RewardVector
@@ -51,6 +52,7 @@ def engine(folder, tmp_path_factory, said):
         "vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "float32", "--enforce-eager", "--logprobs-mode", "processed_logprobs", "--no-enable-chunked-prefill",
         "--max-num-batched-tokens", "8192", "--enable-prefix-caching", "--distributed-executor-backend", "uni",
+        "--max-logprobs", "40",
     ]  # fmt: skip
     sync = tmp_path_factory.mktemp("sync")
     config = ServerConfig(url=f"http://127.0.0.1:{port}/v1", command=command, sync_folder=str(sync))
@@ -62,7 +64,11 @@ def engine(folder, tmp_path_factory, said):
 def sample(engine, requests, sampling):
     inbox = queue.SimpleQueue()
     engine.submit(requests, sampling, inbox.put)
-    return sorted((inbox.get(timeout=60) for _ in requests), key=lambda completion: completion.session)
+    done = [inbox.get(timeout=60) for _ in requests]
+    for failure in done:
+        if isinstance(failure, EngineFailure):
+            raise failure
+    return sorted(done, key=lambda completion: completion.session)
 
 
 def requests(count, tokens=24):
@@ -94,6 +100,26 @@ def test_logprobs_are_of_the_distribution_sampled_from(engine, model, temperatur
     assert len(ended["length"].ids) == 24
     again = sample(engine, requests(32), sampling)
     assert [completion.ids for completion in again] == [completion.ids for completion in completions]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.8, top_k=5), Sampling(1.3, 40, 0.9)])
+def test_supports_are_those_of_transformers(engine, model, sampling):
+    for request, said in zip(requests(6), sample(engine, requests(6), sampling), strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*request.ids, *said.ids]])).logits[0, len(request.ids) - 1 : -1]
+        _, _, support = draw(logits, sampling, np.full(len(logits), 0.5))
+        supports = [part.ids.tolist() for part in said.support.split(1)]
+        assert [set(kept) for kept in supports] == [set(kept[kept >= 0].tolist()) for kept in support]
+        expected = [
+            torch.log_softmax(row[kept] / sampling.temperature, -1)[kept.index(token)]
+            for row, kept, token in zip(logits, supports, said.ids, strict=True)
+        ]
+        np.testing.assert_allclose(said.logprobs, expected, atol=1e-5)
+
+
+def test_more_likeliest_tokens_than_the_server_gives(engine):
+    with pytest.raises(EngineFailure, match="greater than max allowed: 40"):
+        sample(engine, requests(2), Sampling(top_k=41))
 
 
 def test_scores_are_the_models_own(engine, model):

@@ -33,13 +33,13 @@ def generate(engine, requests, sampling=None):
     return {done.session: done for done in delivered}
 
 
-def renormalised(model, ids, sampling):
-    """log π over the support of top-k, then top-p, for every position: in float64, by sorting plainly."""
+def distributions(model, ids, sampling):
+    """log π over the support of top-k, then top-p, by token, after every position: in float64, by sorting plainly."""
     tokens = torch.tensor([ids])
     with torch.no_grad():
         logits = model(input_ids=tokens).logits[0].double().numpy() / sampling.temperature
     found = []
-    for row, token in zip(logits[:-1], ids[1:], strict=True):
+    for row in logits[:-1]:
         order = np.argsort(-row)
         kept = order[: sampling.top_k] if sampling.top_k else order
         probabilities = np.exp(row[kept] - row[kept].max())
@@ -47,8 +47,8 @@ def renormalised(model, ids, sampling):
         before = np.concatenate([[0.0], np.cumsum(probabilities)[:-1]])
         inside = before < sampling.top_p
         kept, probabilities = kept[inside], probabilities[inside] / probabilities[inside].sum()
-        found.append(dict(zip(kept.tolist(), np.log(probabilities).tolist(), strict=True)).get(token, -np.inf))
-    return np.array(found)
+        found.append(dict(zip(kept.tolist(), np.log(probabilities).tolist(), strict=True)))
+    return found
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
@@ -62,8 +62,13 @@ def test_log_probabilities_are_those_of_the_distribution_sampled_from(kind, sett
     found = generate(make_engine(model), [request(n, ids) for n, ids in enumerate(given)], sampling)
     for session, prompt in enumerate(given):
         done = found[session]
-        expected = renormalised(model, prompt + done.ids, sampling)[len(prompt) - 1 :]
-        assert done.logprobs == pytest.approx(expected, abs=1e-5)
+        expected = distributions(model, prompt + done.ids, sampling)[len(prompt) - 1 :]
+        logprobs = [over.get(token, -np.inf) for over, token in zip(expected, done.ids, strict=True)]
+        assert done.logprobs == pytest.approx(logprobs, abs=1e-5)
+        if sampling.top_k:
+            assert [set(part.ids.tolist()) for part in done.support.split(1)] == [set(over) for over in expected]
+        else:
+            assert done.support is None
 
 
 def test_a_seed_gives_the_same_tokens_whatever_is_computed_beside_it():
@@ -339,7 +344,7 @@ def test_what_is_drawn_follows_the_distribution(settings):
     sampling = Sampling(**settings)
     count = 40_000
     noise = uniform(np.arange(count, dtype=np.uint64), np.full(count, 17, np.uint64))
-    drawn, logprobs = draw(row.expand(count, -1), sampling, noise)
+    drawn, logprobs, _ = draw(row.expand(count, -1), sampling, noise)
     logits = row.double().numpy() / sampling.temperature
     order = np.argsort(-logits)
     kept = order[: sampling.top_k] if sampling.top_k else order
@@ -360,7 +365,22 @@ def test_what_is_drawn_follows_the_distribution(settings):
 def test_the_ends_of_the_interval_stay_inside_the_support():
     row = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf], [0.0, -200.0, -200.0, -200.0]])
     for noise in (2.0**-53, 1 - 2.0**-53):
-        drawn, logprobs = draw(row, Sampling(), np.full(2, noise))
+        drawn, logprobs, _ = draw(row, Sampling(), np.full(2, noise))
         assert drawn[0] in (1, 2)
         assert drawn[1] == 0
         assert np.isfinite(logprobs).all()
+
+
+def test_no_more_than_k_survive_a_tie():
+    logits = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 2.0, 5.0]])
+    drawn, logprobs, support = draw(logits, Sampling(top_k=2), np.array([0.9, 0.001]))
+    assert support.shape == (2, 2)
+    assert drawn[0] in support[0]
+    assert (drawn[1], set(support[1]) - {1, 2}) == (3, {3})
+    assert np.exp(logprobs) == pytest.approx([0.5, 1 / (1 + np.exp(-3))])
+
+
+def test_the_likeliest_token_is_sampled_from_no_support():
+    """Greedy log-probs are those at temperature 1 over the whole vocabulary."""
+    found = generate(make_engine(), [request(0, [3, 4])], Sampling(0.0, top_k=5, stop_ids=STOPS))
+    assert found[0].support is None

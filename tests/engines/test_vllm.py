@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from grpo_agents.chat import Chat
 from grpo_agents.engines import EngineFailure, Request, Sampling
 from grpo_agents.engines.child import ChildEngine
-from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.engines.transformers import TransformersEngine, draw
 from grpo_agents.engines.weights import Weights
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.learner.model import adapter_config
@@ -94,13 +94,22 @@ def test_log_probs_are_the_learners_own_at_the_temperature(engine, model, temper
     assert largest_difference(model, asked, sample(engine, asked, Sampling(temperature)), temperature) < 1e-5
 
 
-@pytest.mark.parametrize("sampling", [Sampling(0.8, top_k=5), Sampling(1.0, top_p=0.6), Sampling(0.9, 12, 0.7)])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(0.8, top_k=5), Sampling(1.0, top_p=0.6), Sampling(0.9, 12, 0.7), Sampling(1.0, 1), Sampling(1.5, 9999)],
+)
 def test_log_probs_are_of_the_support_that_was_sampled_from(engine, model, sampling):
     asked = requests(6, 12)
     for request, said in zip(asked, sample(engine, asked, sampling).values(), strict=True):
         ids = [*request.ids, *said.ids]
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0, len(request.ids) - 1 : -1].double() / sampling.temperature
+        _, _, support = draw(logits.float() * sampling.temperature, sampling, np.full(len(logits), 0.5))
+        if support is None:
+            assert said.support is None
+        else:
+            supports = [set(part.ids.tolist()) for part in said.support.split(1)]
+            assert supports == [set(kept[kept >= 0].tolist()) for kept in support]
         for row, token, logprob in zip(logits, said.ids, said.logprobs, strict=True):
             ordered, index = row.sort(descending=True)
             kept = ordered[: sampling.top_k or None]

@@ -3,6 +3,7 @@ import pytest
 from tiny import sampled
 
 from grpo_agents.learner.batch import make_batch, micro_batches
+from grpo_agents.support import Support
 from grpo_agents.trajectory import Sample, Step, Trajectory
 
 
@@ -65,6 +66,25 @@ def test_a_log_probability_that_is_not_finite_is_named(rng, value):
     trajectory = sampled(rng, 90, 3, [(2, 0)], advantage=1.0, group=4, index=2)
     trajectory.samples[0].logprobs[4] = value
     with pytest.raises(ValueError, match=r"trajectory 4\.2: .*not finite"):
+        make_batch([trajectory])
+
+
+def test_a_row_holds_the_support_of_its_trained_tokens(rng):
+    trajectory = sampled(rng, 90, 2, [(2, 1), (1, 1)], advantage=1.0, group=4, index=2)
+    (sample,) = trajectory.samples
+    first, second, third = (int(token) for token in sample.ids[[2, 3, 5]])
+    ids = np.array([first, 91, 92, 93, second, 94, third], np.int32)
+    sample.support = Support(ids, np.array([0, 0, 3, 2, 0, 2, 0], np.int32))
+    (row,) = make_batch([trajectory]).rows
+    assert row.trained.tolist() == [2, 3, 5]
+    assert row.support.ids.tolist() == ids.tolist()
+    assert row.support.counts.tolist() == [3, 2, 2]
+    sample.mask[3] = False
+    (row,) = make_batch([trajectory]).rows
+    assert row.support.ids.tolist() == [first, 91, 92, 94, third]
+    assert make_batch([sampled(rng, 90, 3, [(2, 0)], advantage=1.0)]).rows[0].support is None
+    ids[-1] = 95
+    with pytest.raises(ValueError, match=r"trajectory 4\.2: a sampled token is not in the support"):
         make_batch([trajectory])
 
 

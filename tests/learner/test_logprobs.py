@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from grpo_agents.learner import logprobs as module
 from grpo_agents.learner.logprobs import token_logprobs
+from grpo_agents.support import Support
 
 
 def parts(tokens=23, size=8, vocab=50, bias=False):
@@ -12,12 +14,33 @@ def parts(tokens=23, size=8, vocab=50, bias=False):
     return hidden, head, torch.randint(vocab, (tokens,))
 
 
-def plainly(hidden, head, targets, temperature):
-    """Log π and entropy from whole logits, in float64."""
+def plainly(hidden, head, targets, temperature, supports=None):
+    """Log π and entropy from whole logits, in float64; token by token over its support, where there are some."""
     bias = None if head.bias is None else head.bias.double()
     logits = torch.nn.functional.linear(hidden.double(), head.weight.double(), bias) / temperature
-    every = torch.log_softmax(logits, -1)
-    return every.gather(-1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
+    values, entropies = [], []
+    for row, target, kept in zip(logits, targets.tolist(), supports or [[]] * len(targets), strict=True):
+        kept = kept or list(range(len(row)))
+        every = torch.log_softmax(row[kept], -1)
+        values.append(every[kept.index(target)])
+        entropies.append(-(every.exp() * every).sum())
+    return torch.stack(values), torch.stack(entropies)
+
+
+def supports_of(targets, vocab, kind):
+    """Ids that hold each target: of many lengths, all of the same, all of the vocabulary, or some not cut at all."""
+    rng = np.random.default_rng(0)
+    lengths = {
+        "ragged": rng.integers(1, 9, len(targets)),
+        "some whole": rng.integers(0, 9, len(targets)),
+        "full": np.full(len(targets), vocab),
+    }[kind]
+    found = []
+    for target, length in zip(targets.tolist(), lengths, strict=True):
+        others = rng.permutation([token for token in range(vocab) if token != target])
+        found.append(rng.permutation([target, *others[: length - 1]]).tolist() if length else [])
+    ids = np.array([token for kept in found for token in kept], np.int32)
+    return found, Support(ids, lengths.astype(np.int32))
 
 
 @pytest.fixture(params=[1 << 25, 50 * 7, 1], ids=["one chunk", "chunks of 7", "chunks of 1"])
@@ -28,15 +51,18 @@ def chunk(request, monkeypatch):
 @pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 @pytest.mark.parametrize("bias", [False, True])
-def test_values_and_gradients_are_those_of_whole_logits(temperature, bias):
+@pytest.mark.parametrize("kind", [None, "ragged", "some whole", "full"])
+def test_values_and_gradients_are_those_of_whole_logits(temperature, bias, kind):
+    """And, where they are cut, of the softmax renormalised over the support (DeepSeek-V3.2, keep sampling mask)."""
     hidden, head, targets = parts(bias=bias)
     weights = torch.randn(2, len(targets))
+    supports, support = (None, None) if kind is None else supports_of(targets, 50, kind)
     results = []
-    for function, kind in ((token_logprobs, torch.float32), (plainly, torch.float64)):
+    for function, kept, kind in ((token_logprobs, support, torch.float32), (plainly, supports, torch.float64)):
         own = hidden.clone().requires_grad_(True)
         head.zero_grad()
         settings = {"entropy_gradient": True} if function is token_logprobs else {}
-        values, entropies = function(own, head, targets, temperature, **settings)
+        values, entropies = function(own, head, targets, temperature, kept, **settings)
         assert values.dtype == entropies.dtype == kind
         (values @ weights[0].to(kind) + entropies @ weights[1].to(kind)).backward()
         results.append((values, entropies, own.grad, *(entry.grad.clone() for entry in head.parameters())))
@@ -93,3 +119,27 @@ def test_a_certain_token_and_an_impossible_one():
     assert entropies.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     (values.sum() + entropies.sum()).backward()
     assert torch.isfinite(hidden.grad).all()
+
+
+@pytest.mark.usefixtures("chunk")
+def test_what_alone_could_be_sampled_is_certain_and_has_no_gradient():
+    hidden, head, targets = parts()
+    hidden.requires_grad_(True)
+    alone = Support(targets.int().numpy(), np.ones(len(targets), np.int32))
+    values, entropies = token_logprobs(hidden, head, targets, 0.7, alone, entropy_gradient=True)
+    assert not values.any()
+    assert not entropies.any()
+    (values.sum() + entropies.sum()).backward()
+    assert not hidden.grad.any()
+
+
+def test_a_support_is_cut_into_the_same_chunks(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * 4)
+    hidden, head, targets = parts()
+    _, support = supports_of(targets, 50, "ragged")
+    seen = []
+    kept = module._kept
+    monkeypatch.setattr(module, "_kept", lambda *given: seen.append(kept(*given)) or seen[-1])
+    token_logprobs(hidden, head, targets, 1.0, support)
+    counts = np.split(support.counts, range(4, len(targets), 4))
+    assert [part.shape for part in seen] == [(len(part), part.max()) for part in counts]
