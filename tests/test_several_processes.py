@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from runs import SMALL, grpo, rows_of
 from safetensors.torch import load_file
 from tiny import DEMO
 
 from grpo_agents.trainer import resume, train
+from runs import SMALL, grpo, rows_of
 
 
 def two_processes(*arguments):
