@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from grpo_agents import checkpoint, store
 from grpo_agents.config import Config
 from grpo_agents.learner.batch import Row, make_batch
+from grpo_agents.learner.forward import ForwardPass
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import load_model, restore_policy
 from grpo_agents.learner.saved import CRITIC_FILE, REFERENCE_FILE, restore_module
@@ -214,10 +215,10 @@ def score(learner: Learner, trajectories: Sequence[Trajectory], old: PreTrainedM
     batch = make_batch(trajectories)
     learner.prepare(batch)
     if old is not None:
-        policy, learner.model = learner.model, old
-        for row, found in learner.score(batch.rows):
-            row.old = found
-        learner.model = policy
+        forward = ForwardPass(old.eval(), learner.temperature, learner.dtype)
+        for row in batch.rows:
+            with torch.no_grad():
+                row.old = forward([row]).logprobs.cpu().numpy()
     logprobs = {id(row): found for row, found in learner.score(batch.rows)}
     rows: list[list[Scored]] = [[] for _ in trajectories]
     for row in batch.rows:
