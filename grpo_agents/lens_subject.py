@@ -215,7 +215,7 @@ def score(learner: Learner, trajectories: Sequence[Trajectory], old: PreTrainedM
     batch = make_batch(trajectories)
     learner.prepare(batch)
     if old is not None:
-        forward = ForwardPass(old.eval(), learner.temperature, learner.dtype)
+        forward = ForwardPass(old.eval(), learner.temperature, learner.dtype, shares=False)
         for row in batch.rows:
             with torch.no_grad():
                 row.old = forward([row]).logprobs.cpu().numpy()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grpo_agents.learner.batch import Row, make_batch, micro_batches
+from grpo_agents.learner.batch import Row, make_batch
+from grpo_agents.learner.packing import micro_batches
 from grpo_agents.methods import Method
 
 if TYPE_CHECKING:

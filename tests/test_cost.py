@@ -29,9 +29,10 @@ from grpo_agents.cost import (
 from grpo_agents.engines import Request, Sampling
 from grpo_agents.engines.transformers import TransformersEngine
 from grpo_agents.learner import logprobs as logprobs_module
-from grpo_agents.learner.batch import make_batch, micro_batches
+from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import add_lora, load_model
+from grpo_agents.learner.packing import micro_batches
 from grpo_agents.learner.reward_model import RewardModel
 from grpo_agents.learner.settings import (
     LearnerConfig,

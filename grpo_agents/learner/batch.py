@@ -1,10 +1,9 @@
-"""From trajectories to what the learner computes on: rows of tokens, micro-batches of rows, and whole episodes."""
+"""From trajectories to what the learner computes on: rows of tokens, and whole episodes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -131,65 +130,6 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
         group=group,
         support=support,
     )
-
-
-def micro_batches(
-    rows: Sequence[Row], max_tokens: int, unit: Literal["token", "trajectory", "group"] = "token"
-) -> Iterator[list[Row]]:
-    """Rows of like length together, each micro-batch of at most ``max_tokens`` tokens, padding included.
-
-    Args:
-        rows: The rows.
-        max_tokens: The budget.
-        unit: Rows of one trajectory, or of one group, stay together.
-
-    Raises:
-        ValueError: A row, or rows that belong together, beyond the budget; says how many tokens.
-    """
-    part: list[Row] = []
-    longest = 0
-    for bundle in _bundles(rows, unit):
-        width = max(len(row.ids) for row in bundle)
-        if width * len(bundle) > max_tokens:
-            what = "a trajectory" if unit == "token" else f"a {unit} of {len(bundle)} rows, which belong together,"
-            raise ValueError(
-                f"{what} of {width * len(bundle)} tokens does not fit learner.max_tokens = {max_tokens}. "
-                "Raise it, or lower rollout.max_tokens."
-            )
-        longest = max(longest, width)
-        if longest * (len(part) + len(bundle)) > max_tokens:
-            yield part
-            part, longest = [], width
-        part += bundle
-    if part:
-        yield part
-
-
-def deal(
-    rows: Sequence[Row], max_tokens: int, unit: Literal["token", "trajectory", "group"], ranks: int
-) -> list[list[list[Row]]]:
-    """The micro-batches of each rank: rows of every length for each, those that belong together for one.
-
-    Raises:
-        ValueError: As :func:`micro_batches`.
-    """
-    bundles = _bundles(rows, unit)
-    return [
-        list(micro_batches([row for bundle in bundles[rank::ranks] for row in bundle], max_tokens, unit))
-        for rank in range(ranks)
-    ]
-
-
-def _bundles(rows: Sequence[Row], unit: Literal["token", "trajectory", "group"]) -> list[list[Row]]:
-    """Rows that belong together, the longest first."""
-    if unit == "token":
-        bundles = [[row] for row in rows]
-    else:
-        together: dict[int, list[Row]] = {}
-        for row in rows:
-            together.setdefault(row.trajectory if unit == "trajectory" else row.group, []).append(row)
-        bundles = list(together.values())
-    return sorted(bundles, key=lambda bundle: -max(len(row.ids) for row in bundle))
 
 
 def assign_credit(batch: Batch, method: Method) -> None:

@@ -12,6 +12,8 @@ from grpo_agents.learner.model import decoder_and_head
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from grpo_agents.learner.packing import Pack
+
 
 class Critic(torch.nn.Module):
     """A layer from hidden states to one number, which begins at 0.
@@ -28,17 +30,16 @@ class Critic(torch.nn.Module):
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
-    def forward(self, tokens: torch.Tensor, places: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Values before tokens.
+    def forward(self, pack: Pack, hidden: torch.Tensor) -> torch.Tensor:
+        """Values before a pack's targets.
 
         Args:
-            tokens: Token ids, (rows, width).
-            places: Where the hidden states are taken, in the flattened tokens, (trained,).
-            hidden: The policy's there, (trained, size).
+            pack: What the policy's decoder took.
+            hidden: The policy's hidden states before the targets, (targets, size).
 
         Returns:
-            (trained,), float32.
+            (targets,), float32.
         """
         if self.decoder is not None:
-            hidden = self.decoder(input_ids=tokens, use_cache=False).last_hidden_state.flatten(0, 1)[places]
+            hidden = self.decoder(**pack.arguments, use_cache=False).last_hidden_state.flatten(0, 1)[pack.places]
         return self.head(hidden)[:, 0].float()

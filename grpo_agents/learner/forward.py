@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from grpo_agents.learner import attention
 from grpo_agents.learner.batch import Row
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.logprobs import token_logprobs
 from grpo_agents.learner.model import computing_in, decoder_and_head
-from grpo_agents.support import Support
+from grpo_agents.learner.packing import as_tree, padded
 
 PROBE_TOLERANCE = 1e-3
-"""How far the chunked log-probabilities may be from the model's own forward pass."""
+"""How far log-probabilities may be from those of the model's own forward pass."""
 
 
 class Forward(NamedTuple):
@@ -36,61 +37,83 @@ class ForwardPass(torch.nn.Module):
         model: A causal language model.
         temperature: What the engine divides logits by, and so the learner.
         dtype: What is computed in.
+        shares: Whether rows are computed as a tree, each different prefix once; else padded.
         critic: What says the values, where there is one.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float, dtype: str, critic: Critic | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        temperature: float,
+        dtype: str,
+        *,
+        shares: bool,
+        critic: Critic | None = None,
+    ):
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.dtype = dtype
+        self.shares = shares
         self.critic = critic
 
     def forward(self, rows: Sequence[Row], *, entropy_gradient: bool = False, values: bool = True) -> Forward:
-        """What is said of the rows' trained tokens; values only where there is a critic.
-
-        Rows are padded on the right, where causal attention never looks, so no mask is needed.
-        """
-        width = max(len(row.ids) for row in rows)
-        ids = np.zeros((len(rows), width), np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = row.ids
-        places = np.concatenate([index * width + row.trained for index, row in enumerate(rows)])
-        device = self.model.device
-        tokens = torch.from_numpy(ids).to(device)  # (rows, width)
-        at = torch.from_numpy(places).to(device)  # (trained,)
-        with computing_in(self.dtype, device):
+        """What is said of the rows' trained tokens; values only where there is a critic."""
+        pack = (as_tree if self.shares else padded)(rows, self.model.device)
+        with computing_in(self.dtype, self.model.device):
             decoder, head = decoder_and_head(self.model)
-            states = decoder(input_ids=tokens, use_cache=False).last_hidden_state  # (rows, width, size)
-            hidden = states.flatten(0, 1)[at - 1]  # (trained, size)
-            support = Support.join([(row.support, len(row.trained)) for row in rows])
+            states = decoder(**pack.arguments, use_cache=False).last_hidden_state  # (batch, width, size)
+            hidden = states.flatten(0, 1)[pack.places]  # (targets, size)
             logprobs, entropy = token_logprobs(
-                hidden, head, tokens.flatten()[at], self.temperature, support, entropy_gradient=entropy_gradient
+                hidden, head, pack.targets, self.temperature, pack.support, entropy_gradient=entropy_gradient
             )
-            expected = self.critic(tokens, at - 1, hidden) if self.critic is not None and values else None
-            return Forward(logprobs, entropy, expected)
+            expected = self.critic(pack, hidden) if self.critic is not None and values else None
+        return Forward(*(found if found is None else found[pack.order] for found in (logprobs, entropy, expected)))
 
 
-def check_head(model: PreTrainedModel) -> None:
-    """Compares the chunked log-probabilities with the model's own forward pass on a few tokens.
+def prepare(model: PreTrainedModel) -> bool:
+    """Teaches a model to attend over trees, if its architecture can; says whether.
 
     Raises:
-        ValueError: They differ: hidden states and output layer alone do not make this architecture's logits.
+        ValueError: Not even one row after the other is computed as the model itself does: hidden states and output
+            layer alone do not make this architecture's logits.
     """
-    ids = np.arange(8) % int(model.config.get_text_config().vocab_size)
-    none = np.zeros(7)
-    probe = Row(ids, np.arange(1, 8), none, none, None, none, none, none, none, 7, 0, 0)
-    was_training = model.training
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    probes = [_probe(ids % vocabulary) for ids in (np.arange(8), np.array([0, 1, 2, 3, 8, 9]), np.array([0, 5, 6]))]
+    was_training, plain = model.training, model.config._attn_implementation
     model.eval()
+    try:
+        theirs = torch.cat([_own_logprobs(model, row) for row in probes])
+        for shares in (True, False):
+            if shares and not _takes_trees(model):
+                continue
+            model.set_attn_implementation(attention.NAME if shares else plain)
+            with torch.no_grad():
+                ours = ForwardPass(model, 1.0, "float32", shares=shares)(probes).logprobs
+            if torch.allclose(ours, theirs, atol=PROBE_TOLERANCE):
+                return shares
+    finally:
+        model.train(was_training)
+    off = float((ours - theirs).abs().max())
+    raise ValueError(
+        f"{type(model).__name__} is not supported: its logits are not its output layer applied to its last hidden "
+        f"state (log-probabilities differ by {off:.3g})"
+    )
+
+
+def _takes_trees(model: PreTrainedModel) -> bool:
+    """Whether its layers ask transformers for their attention, and hand on what the decoder is given."""
+    return bool(model._supports_attention_backend) and model.config._attn_implementation in ("sdpa", attention.NAME)
+
+
+def _probe(ids: np.ndarray) -> Row:
+    none = np.zeros(len(ids) - 1)
+    return Row(ids, np.arange(1, len(ids)), none, none, None, none, none, none, none, len(none), 0, 0)
+
+
+def _own_logprobs(model: PreTrainedModel, row: Row) -> torch.Tensor:
+    """Those that the model's own logits give, (trained,)."""
+    tokens = torch.from_numpy(row.ids)[None].to(model.device)
     with torch.no_grad():
-        ours = ForwardPass(model, 1.0, "float32")([probe]).logprobs
-        tokens = torch.from_numpy(ids)[None].to(model.device)
         logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-        theirs = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
-    model.train(was_training)
-    if not torch.allclose(ours, theirs, atol=PROBE_TOLERANCE):
-        off = float((ours - theirs).abs().max())
-        raise ValueError(
-            f"{type(model).__name__} is not supported: its logits are not its output layer applied to its last hidden "
-            f"state (log-probabilities differ by {off:.3g})"
-        )
+    return logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]

@@ -9,18 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from grpo_agents.learner import mismatch, saved
-from grpo_agents.learner.batch import Batch, Row, assign_credit, deal
+from grpo_agents.learner.batch import Batch, Row, assign_credit
 from grpo_agents.learner.critic import Critic
-from grpo_agents.learner.forward import Forward, ForwardPass, check_head
+from grpo_agents.learner.forward import Forward, ForwardPass, prepare
 from grpo_agents.learner.model import save_model
 from grpo_agents.learner.optimizer import Optimizer
+from grpo_agents.learner.packing import Unit, deal
 from grpo_agents.learner.ranks import Ranks, collective, whole
 from grpo_agents.learner.settings import LearnerConfig
 from grpo_agents.methods import Method, Tokens
@@ -59,8 +60,8 @@ class Learner:
         largest_mismatch: float = math.inf,
         ranks: Ranks | None = None,
     ):
-        check_head(model)
         self.model = model
+        self.shares_prefixes = prepare(model)
         self.ranks = ranks or Ranks()
         self.config = config
         self.method = method
@@ -80,11 +81,13 @@ class Learner:
             )
         self.critic = Critic(model, method.critic) if method.critic is not None else None
         self.reference = copy.deepcopy(model).eval() if method.needs_reference and not self._adapter else None
-        self._policy_pass = self._reference_pass = ForwardPass(model, temperature, dtype, self.critic)
+        self._policy_pass = self._reference_pass = ForwardPass(
+            model, temperature, dtype, shares=self.shares_prefixes, critic=self.critic
+        )
         layers = frozenset(model._no_split_modules or ())
         self.ranks.shard(self._policy_pass, layers)
         if self.reference is not None:  # without one it is the policy, its adapter left out
-            self._reference_pass = ForwardPass(self.reference, temperature, dtype)
+            self._reference_pass = ForwardPass(self.reference, temperature, dtype, shares=self.shares_prefixes)
             self.ranks.shard(self._reference_pass, layers)
         named = dict(model.named_parameters())
         if self.critic is not None:
@@ -232,14 +235,15 @@ class Learner:
             )
         return figures
 
-    def _passes(
-        self, rows: Sequence[Row], unit: Literal["token", "trajectory", "group"] = "token"
-    ) -> Iterator[tuple[list[Row], bool]]:
+    def _passes(self, rows: Sequence[Row], unit: Unit = "token") -> Iterator[tuple[list[Row], bool]]:
         """This rank's micro-batches, and whether each counts: ranks pass forward equally often, some to no end."""
-        shares = deal(rows, self.config.max_tokens, unit, self.ranks.size)
+        shares = self._deal(rows, unit)
         own = shares[self.ranks.rank]
         yield from ((part, True) for part in own)
         yield from ((shares[0][-1], False) for _ in range(max(map(len, shares)) - len(own)))
+
+    def _deal(self, rows: Sequence[Row], unit: Unit = "token") -> list[list[list[Row]]]:
+        return deal(rows, self.config.max_tokens, unit, self.ranks.size, shares=self.shares_prefixes)
 
     def _score(
         self, forward: ForwardPass, rows: Sequence[Row], *, values: bool = True
@@ -255,7 +259,7 @@ class Learner:
                 logprobs = np.split(found.logprobs.cpu().numpy(), cuts)
                 expected = [None] * len(part) if found.values is None else np.split(found.values.cpu().numpy(), cuts)
                 own += zip(logprobs, expected, strict=True)
-        shares = deal(rows, self.config.max_tokens, "token", self.ranks.size)
+        shares = self._deal(rows)
         for parts, results in zip(shares, self.ranks.gather(own), strict=True):
             yield from ((row, *result) for row, result in zip(chain.from_iterable(parts), results, strict=True))
 

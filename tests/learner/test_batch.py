@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from tiny import sampled
 
-from grpo_agents.learner.batch import make_batch, micro_batches
+from grpo_agents.learner.batch import make_batch
+from grpo_agents.learner.packing import micro_batches
 from grpo_agents.support import Support
 from grpo_agents.trajectory import Sample, Step, Trajectory
 

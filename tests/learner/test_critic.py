@@ -9,9 +9,10 @@ from peft import LoraConfig, get_peft_model
 from tiny import copy_weights, full_logprobs, make_model, sampled
 from updates import gradients
 
-from grpo_agents.learner.batch import Batch, assign_credit, make_batch, micro_batches
+from grpo_agents.learner.batch import Batch, assign_credit, make_batch
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.packing import micro_batches
 from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
 from grpo_agents.methods.dpo import Dpo
 from grpo_agents.methods.grpo import Grpo

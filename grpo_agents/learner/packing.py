@@ -1,0 +1,157 @@
+"""Which rows are computed together, and how a decoder takes them: as a tree of prefixes, or padded side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from grpo_agents.learner.batch import Row
+from grpo_agents.learner.tree import Tree, common, sort_key
+from grpo_agents.support import Support
+
+Unit = Literal["token", "trajectory", "group"]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Rows as a decoder takes them.
+
+    Attributes:
+        arguments: The decoder's.
+        places: Where, in its flattened output, the hidden state stands from which each target is predicted, (targets,).
+        targets: Their token ids, (targets,); those of several rows after one prefix are one.
+        order: Which target each trained token of the rows is, (trained,).
+        support: What could have been sampled in place of each target, (targets,).
+        tokens: How many the decoder computes.
+    """
+
+    arguments: dict[str, Any]
+    places: torch.Tensor
+    targets: torch.Tensor
+    order: torch.Tensor
+    support: Support | None
+    tokens: int
+
+
+def as_tree(rows: Sequence[Row], device: torch.device) -> Pack:
+    """Rows as a tree: each different prefix is computed once. Last tokens are targets alone, and not computed."""
+    tree = Tree.of([row.ids[:-1] for row in rows])
+    places = np.concatenate([path[row.trained - 1] for path, row in zip(tree.paths, rows, strict=True)])
+    targets = np.concatenate([row.ids[row.trained] for row in rows])
+    support = Support.join([(row.support, len(row.trained)) for row in rows])
+    order = np.arange(len(targets))
+    if support is None:  # else the distributions after one prefix may be cut in different places
+        pairs, order = np.unique(np.stack([places, targets]), axis=1, return_inverse=True)
+        places, targets = pairs
+    arguments = {
+        "input_ids": _tensor(tree.ids, device)[None],
+        "position_ids": _tensor(tree.depth, device)[None],
+        "attention_mask": torch.empty(1, 1, 1, 1, device=device),  # of four dimensions, which no model touches
+        "tree": tree,
+    }
+    places, targets, order = (_tensor(array, device) for array in (places, targets, order))
+    return Pack(arguments, places, targets, order, support, len(tree.ids))
+
+
+def padded(rows: Sequence[Row], device: torch.device) -> Pack:
+    """Rows side by side, padded on the right, where causal attention never looks, so that no mask is needed."""
+    width = max(len(row.ids) for row in rows)
+    ids = np.zeros((len(rows), width), np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.ids)] = row.ids
+    at = np.concatenate([index * width + row.trained for index, row in enumerate(rows)])
+    support = Support.join([(row.support, len(row.trained)) for row in rows])
+    places, targets, order = (_tensor(array, device) for array in (at - 1, ids.ravel()[at], np.arange(len(at))))
+    return Pack({"input_ids": _tensor(ids, device)}, places, targets, order, support, ids.size)
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(device)
+
+
+def micro_batches(
+    rows: Sequence[Row], max_tokens: int, unit: Unit = "token", *, shares: bool = True
+) -> Iterator[list[Row]]:
+    """Rows in parts of which each computes at most ``max_tokens`` tokens.
+
+    Args:
+        rows: The rows.
+        max_tokens: The budget.
+        unit: Rows of one trajectory, or of one group, stay together.
+        shares: Whether a part is a tree, for which rows with common prefixes are put together; else it is padded, and
+            they are of like length.
+
+    Raises:
+        ValueError: A row, or rows that belong together, beyond the budget; says how many tokens.
+    """
+    return _fill(_bundles(rows, unit, shares), max_tokens, unit, shares)
+
+
+def deal(rows: Sequence[Row], max_tokens: int, unit: Unit, ranks: int, *, shares: bool = True) -> list[list[list[Row]]]:
+    """The micro-batches of each rank, about as many tokens for each.
+
+    Raises:
+        ValueError: As :func:`micro_batches`.
+    """
+    bundles = _bundles(rows, unit, shares)
+    if shares:  # neighbours share most: each rank has a stretch of them
+        ends = np.cumsum([sum(len(row.ids) for row in bundle) for bundle in bundles])
+        cuts = np.searchsorted(ends, np.arange(1, ranks) / ranks * ends[-1]) if len(ends) else [0] * (ranks - 1)
+        shares_of = [bundles[start:stop] for start, stop in pairwise([0, *map(int, cuts), len(bundles)])]
+    else:
+        shares_of = [bundles[rank::ranks] for rank in range(ranks)]
+    return [list(_fill(own, max_tokens, unit, shares)) for own in shares_of]
+
+
+def _bundles(rows: Sequence[Row], unit: Unit, shares: bool) -> list[list[Row]]:
+    """Rows that belong together: neighbours by their tokens, or the longest first."""
+    if unit == "token":
+        bundles = [[row] for row in rows]
+    else:
+        together: dict[int, list[Row]] = {}
+        for row in rows:
+            together.setdefault(row.trajectory if unit == "trajectory" else row.group, []).append(row)
+        bundles = list(together.values())
+    if shares:
+        bundles = [sorted(bundle, key=lambda row: sort_key(row.ids)) for bundle in bundles]
+        return sorted(bundles, key=lambda bundle: sort_key(bundle[0].ids))
+    return sorted(bundles, key=lambda bundle: -max(len(row.ids) for row in bundle))
+
+
+def _fill(bundles: Sequence[list[Row]], max_tokens: int, unit: Unit, shares: bool) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    tokens = 0
+    for bundle in bundles:
+        alone = _new_tokens([], bundle) if shares else _padded_tokens(bundle)
+        if alone > max_tokens:
+            what = "a trajectory" if unit == "token" else f"a {unit} of {len(bundle)} rows, which belong together,"
+            raise ValueError(
+                f"{what} of {alone} tokens does not fit learner.max_tokens = {max_tokens}. "
+                "Raise it, or lower rollout.max_tokens."
+            )
+        grown = tokens + _new_tokens(part, bundle) if shares else _padded_tokens([*part, *bundle])
+        if grown > max_tokens:
+            yield part
+            part, grown = [], alone
+        part, tokens = part + bundle, grown
+    if part:
+        yield part
+
+
+def _new_tokens(part: Sequence[Row], bundle: Sequence[Row]) -> int:
+    """How many nodes sorted rows add to the tree of sorted ones before them, at most."""
+    before = [part[-1].ids] if part else []
+    new = 0
+    for row in bundle:
+        new += len(row.ids) - max((common(ids, row.ids) for ids in before), default=0)
+        before = [*before[:1], row.ids]
+    return new
+
+
+def _padded_tokens(rows: Sequence[Row]) -> int:
+    return len(rows) * max(len(row.ids) for row in rows)
