@@ -68,7 +68,7 @@ class ForwardPass(torch.nn.Module):
                 hidden, head, pack.targets, self.temperature, pack.support, entropy_gradient=entropy_gradient
             )
             expected = self.critic(pack, hidden) if self.critic is not None and values else None
-        return Forward(*(found if found is None else found[pack.order] for found in (logprobs, entropy, expected)))
+        return Forward(logprobs[pack.order], entropy[pack.order], None if expected is None else expected[pack.order])
 
 
 def prepare(model: PreTrainedModel) -> bool:
@@ -80,7 +80,7 @@ def prepare(model: PreTrainedModel) -> bool:
     """
     vocabulary = int(model.config.get_text_config().vocab_size)
     probes = [_probe(ids % vocabulary) for ids in (np.arange(8), np.array([0, 1, 2, 3, 8, 9]), np.array([0, 5, 6]))]
-    was_training, plain = model.training, model.config._attn_implementation
+    was_training, plain = model.training, str(model.config._attn_implementation)
     model.eval()
     try:
         theirs = torch.cat([_own_logprobs(model, row) for row in probes])

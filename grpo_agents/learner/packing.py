@@ -100,8 +100,8 @@ def deal(rows: Sequence[Row], max_tokens: int, unit: Unit, ranks: int, *, shares
     """
     bundles = _bundles(rows, unit, shares)
     if shares:  # neighbours share most: each rank has a stretch of them
-        ends = np.cumsum([sum(len(row.ids) for row in bundle) for bundle in bundles])
-        cuts = np.searchsorted(ends, np.arange(1, ranks) / ranks * ends[-1]) if len(ends) else [0] * (ranks - 1)
+        ends = np.cumsum([0, *(sum(len(row.ids) for row in bundle) for bundle in bundles)])
+        cuts = np.searchsorted(ends[:-1], np.arange(1, ranks) / ranks * ends[-1])  # the first rank has the first
         shares_of = [bundles[start:stop] for start, stop in pairwise([0, *map(int, cuts), len(bundles)])]
     else:
         shares_of = [bundles[rank::ranks] for rank in range(ranks)]
