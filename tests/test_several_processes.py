@@ -34,10 +34,14 @@ def lengthen(run):
     config.write_text(text.replace("steps = 2\n", "steps = 3\n"))
 
 
+GRPO = {"method": "{name = 'grpo', kl_weight = 0.1}", "learner.updates": 2}
+PPO = {"method": "{name = 'ppo', kl_weight = 0.1}", "model.lora": "{rank = 4}"}
+
+
 @pytest.mark.parametrize(("settings", "go_on"), [
-    ({"method": "{name = 'grpo', kl_weight = 0.1}", "learner.updates": 2}, lambda run: two_processes("--resume", run)),
-    ({"method": "{name = 'ppo', kl_weight = 0.1}", "model.lora": "{rank = 4}"}, resume),
-], ids=["grpo", "ppo-lora"])  # fmt: skip
+    pytest.param(GRPO, lambda run: two_processes("--resume", run), id="grpo"),
+    pytest.param(PPO, resume, id="ppo-lora", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_run_of_two_processes_is_that_of_one(warm, tmp_path, settings, go_on):
     """Also where it goes on from a checkpoint, in two processes or in one."""
     settings = {"train.steps": 2, "model.threads": 1, **settings}
