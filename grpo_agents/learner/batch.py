@@ -133,6 +133,12 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
     )
 
 
+def with_advantage(rows: Sequence[Row]) -> list[Row]:
+    """The rows of trajectories of which some token has an advantage; whole ones: a sequence ratio needs every row."""
+    moved = {row.trajectory for row in rows if np.any(row.advantages)}
+    return [row for row in rows if row.trajectory in moved]
+
+
 def micro_batches(
     rows: Sequence[Row], max_tokens: int, unit: Literal["token", "trajectory", "group"] = "token"
 ) -> Iterator[list[Row]]:
