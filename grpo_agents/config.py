@@ -205,6 +205,11 @@ class Config(Section):
                 f"source.path is set, and source.kind {kind!r} samples its batches: leave it out, or set source.kind = "
                 "'stored' to learn from what is there"
             )
+        if self.source.rescore and kind != "stored":
+            raise ValueError(
+                f"source.rescore computes stored rewards again, and source.kind is {kind!r}: leave it out, or set "
+                "source.kind = 'stored'"
+            )
         if method.corrects_sampler and self.learner.old_logprobs != "recompute":
             raise ValueError(
                 f"method {method.name!r} weighs tokens by π_old/π_sampler (method.tis), which is 1 where π_old is what "

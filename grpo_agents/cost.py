@@ -218,27 +218,30 @@ def estimate(
     phases = _phases(method, kind, shape, workload, config, steps, judge)
     with_supports = stored_bytes(workload, config.rollout.top_k)
     step_file = with_supports if file_bytes is None else file_bytes
-    stored = []
+    stored, slots = [], workload.slots if kind in ("policy", "frozen") else 0.0
     if kind in ("policy", "frozen") and (config.train.store or kind == "frozen"):
         stored.append(Stored("trajectories", step_file, steps if kind == "policy" else config.source.batches))
     if (every := config.eval.every) is not None:
         times = steps // every + 1 + (steps % every > 0)
         played = episodes(config, shape, config.eval.tasks, config.eval.rollouts, prompt, observation)
-        work, judged, size = played.sampling, played.judging, stored_bytes(played)
+        work, judged, size, cached = played.sampling, played.judging, stored_bytes(played), played.slots
         if workload.measured:  # as long as those of training
             share = played.rollouts / workload.rollouts
-            work, judged = workload.sampling.times(share), workload.judging.times(share)
+            work, judged, cached = workload.sampling.times(share), workload.judging.times(share), workload.slots * share
             size = step_file * share * stored_bytes(workload) / with_supports
         phases.append(Phase("evaluation", work.tokens, forward(shape, work), times))
         if judge is not None:
             phases.append(Phase("evaluation's rewards", judged.tokens, forward(judge, judged), times))
         stored.append(Stored("evaluations", size, times))
+        at_once = max(1, config.engine.max_rows // config.eval.rollouts)  # tasks
+        slots = max(slots, cached * min(1.0, at_once / config.eval.tasks))
     saves = min(config.train.keep, -(-steps // config.train.save_every))
     stored.append(Stored("checkpoints", checkpoint_bytes(config, shape, judge), saves))
     stored.append(Stored("model", model_bytes(shape), 1))
     if judge is not None and _retrains(config):
         stored.append(Stored("reward model", FLOAT32 * judge.policy.count, 1))
-    return Estimate(shape.policy.count, workload, phases, memory(config, shape, workload, judge), stored)
+    needed = memory(config, shape, replace(workload, slots=slots), judge)
+    return Estimate(shape.policy.count, workload, phases, needed, stored)
 
 
 def _retrains(config: Config) -> bool:
@@ -316,7 +319,7 @@ def memory(config: Config, shape: Shape, workload: Workload, judge: Shape | None
         size = 2 if half else FLOAT32
         kept = config.train.overlap or not config.engine.vllm.sleep
         parts.append(Memory("vLLM's weights, without its cache", size * policy.count, "always" if kept else "sampling"))
-    if config.engine.backend == "transformers" and config.source_kind in ("policy", "frozen"):
+    if config.engine.backend == "transformers" and config.samples:
         parts.append(Memory("key-value cache", kv_bytes(shape, workload.slots), "sampling"))
     return parts
 

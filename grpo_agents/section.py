@@ -67,7 +67,7 @@ def problems(error: ValidationError, section: type[BaseModel], name: str = "") -
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
     """That there is no such key, and the nearest one there is, or all of them."""
-    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1, cutoff=0.6)
     return f"unknown key {key}. " + (f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}")
 
 

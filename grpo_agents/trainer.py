@@ -195,7 +195,7 @@ class Trainer:
         reward_model = self.parts.moving_reward_model
         if reward_model is None:
             return {}
-        reward_model.observe(groups)
+        reward_model.observe(groups, self.parts.vector)
         every = reward_model.config.retrain_every
         return reward_model.learn() if every is not None and (step + 1) % every == 0 else {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grpo_agents.learner.batch import Row, make_batch
+from grpo_agents.learner.batch import Row, make_batch, with_advantage
 from grpo_agents.learner.packing import micro_batches
 from grpo_agents.methods import Method
 
@@ -156,7 +156,7 @@ def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, 
         slots += sum(len(sample.ids) for trajectory in everyone for sample in trajectory.samples[-1:])
         scoring.append(padded_work(rows, budget))
         if method.gradient_only_from_advantages(0.0):
-            rows = [row for row in rows if np.any(row.advantages)]
+            rows = with_advantage(rows)
         learning.append(padded_work(rows, budget, method, shape.chunk))
     trajectories = [trajectory for groups in steps for group in groups for trajectory in group.trajectories]
     sampled = float(np.mean([trajectory.sampled_tokens for trajectory in trajectories]))

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import advantages_of, group_of, vector_of
 
-from grpo_agents.advantage import AdvantageConfig, assign_advantages, score_group, turn_rewards, utility
+from grpo_agents.advantage import AdvantageConfig, assign_advantages, check_needed, score_group, turn_rewards, utility
 from grpo_agents.methods.gdpo import Gdpo
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.rft import Rft
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.trajectory import Group, Step, Trajectory
 
@@ -359,3 +360,11 @@ def test_a_reward_that_is_missing_is_no_number_to_a_method():
     vector = vector_of(outcome="max", style="max")
     scores = score_group(group.trajectories, {"outcome": 1.0}, vector, AdvantageConfig(), {})
     np.testing.assert_equal(scores.values, {"outcome": np.array([1.0, 0.0]), "style": np.array([np.nan, 0.5])})
+
+
+def test_what_a_method_reads_has_to_be_among_the_rewards():
+    check_needed(Rft(correct="cost"), TRIPLE)
+    check_needed(Grpo(), OUTCOME)  # reads none by name
+    said = r"^method 'rft' reads the reward 'cost', which is not among the components: outcome\. Add it to "
+    with pytest.raises(ValueError, match=said):
+        check_needed(Rft(correct="cost"), OUTCOME)

@@ -39,6 +39,7 @@ def wrong(**changes):
         ({"rewards": {"vector": "outcome"}}, r'rewards\.vector is "outcome", and a list is wanted: .*\["outcome"\]'),
         ({"source": {"kind": "pairs"}}, r"source\.kind is 'pairs', and method 'grpo' learns from policy, stored"),
         ({"source": {"path": "x"}}, r"source\.path is set, and source\.kind 'policy' samples .*: leave it out, or"),
+        ({"source": {"rescore": True}}, r"source\.rescore computes stored rewards again, and source\.kind is 'policy'"),
         ({"source": {"kind": "stored"}}, r"method 'grpo' learns from stored here: set source\.path"),
         ({"source": {"kind": "stored", "path": "x"}, "method": {"tis": 2.0}}, r"Set learner\.old_logprobs = "),
         ({"source": {"kind": "frozen"}, "rollout": {"top_p": 0.3}, "method": {"name": "rft"}}, r"Set rollout\.top_k"),

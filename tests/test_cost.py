@@ -520,6 +520,23 @@ def test_the_run_is_the_sum_of_its_steps(shape):
     assert found.needed("sampling") == state - 4 * shape.policy.count + kv_bytes(shape, 12 * 51)
 
 
+@pytest.mark.parametrize(("method", "tasks", "rollouts", "max_rows", "at_once"), [
+    ("grpo", 5, 2, 512, 12), ("grpo", 20, 2, 512, 40), ("grpo", 20, 2, 15, 14), ("grpo", 20, 2, 1, 12),
+    ("sft", 5, 2, 512, 10), ("sft", 20, 3, 2, 3),
+])  # fmt: skip
+def test_the_key_value_cache_is_as_large_as_batch_or_evaluation_makes_it(
+    shape, method, tasks, rollouts, max_rows, at_once
+):
+    config = config_of(
+        method={"name": method}, source={"path": "x"} if method == "sft" else {}, train={"batch": 3},
+        rollout={"group_size": 4, "max_turns": 1, "max_turn_tokens": 32}, engine={"max_rows": max_rows},
+        eval={"every": 4, "tasks": tasks, "rollouts": rollouts},
+    )  # fmt: skip
+    found = estimate(config, shape, budgeted(config, shape, prompt=20, observation=9), prompt=20, observation=9)
+    (cache,) = (part.bytes for part in found.memory if part.name == "key-value cache")
+    assert cache == kv_bytes(shape, at_once * 51)
+
+
 def test_what_is_sampled_depends_on_the_source(shape):
     def phases(**settings):
         config = config_of(train={"steps": 20}, **settings)

@@ -91,6 +91,7 @@ def test_no_task_comes_twice_in_a_batch_before_all_have_come():
         assert sorted(drawn[:5]) == sorted(drawn[5:10]) == list(range(5))
         assert drawn == draw.indices
         assert len(set(drawn[10:])) == 2
+        assert draw.takes == 2
     assert drawn[:5] != drawn[5:10]
 
 
@@ -165,6 +166,7 @@ def test_the_limit_rises_linearly_and_stays():
     assert Schedule("level", (0.1, 0.7), 1.0, 4).limit(3) == 0.7
     assert Schedule("level", (1.0, 5.0), 0.0, 4).limit(0) == 5
     assert Schedule("level", (1.0, 5.0), 0.5, 1).limit(0) == 1
+    assert [Schedule("level", (1.0, 5.0), 1.0, 2).limit(step) for step in range(2)] == [1, 5]
 
 
 LEVELS = {"difficulty": "level", "limits": (1, 4), "until": 1.0}
@@ -269,7 +271,15 @@ def test_what_is_passed_now_and_then_is_drawn_more_often():
     assert figures[-1]["groups_tied"] < 1
 
 
-# What is refused
+# What is not set, and what is refused
+
+
+def test_what_is_not_set_is_as_usual():
+    section = CurriculumConfig()
+    assert (section.sampler, section.component, section.difficulty, section.limits) == ("uniform", None, None, None)
+    assert (section.at_least, section.prior, section.explore) == (0.5, (1.0, 1.0), 0.02)
+    assert (section.decay, section.until) == (0.99, 0.5)
+
 
 CONFIG = {"model": {"path": "x"}, "env": {"id": "grpo_agents/Orchestra-v0"}}
 
@@ -279,12 +289,18 @@ CONFIG = {"model": {"path": "x"}, "env": {"id": "grpo_agents/Orchestra-v0"}}
     [
         ({"sampler": "passrate"}, "curriculum.sampler: Input should be 'uniform' or 'pass_rate'"),
         ({"prior": [0.0, 1.0]}, "curriculum.prior is [0.0, 1.0], and a and b of a Beta distribution are above 0"),
+        ({"prior": [1.0, float("inf")]}, "curriculum.prior is [1.0, inf], and a and b of a Beta distribution"),
         ({"difficulty": "level"}, "curriculum.difficulty and curriculum.limits go together"),
         ({"limits": [1, 2]}, "curriculum.difficulty and curriculum.limits go together"),
         ({"difficulty": "level", "limits": [3, 1]}, "curriculum.limits is [3.0, 1.0], and has to be two numbers"),
         ({"difficulty": "level", "limits": [1, float("nan")]}, "curriculum.limits is [1.0, nan], and has to be two"),
+        ({"difficulty": "level", "limits": [float("-inf"), 1]}, "curriculum.limits is [-inf, 1.0], and has to be two"),
+        ({"difficulty": "level", "limits": [1, float("inf")]}, "curriculum.limits is [1.0, inf], and has to be two"),
         ({"decay": 0.0}, "curriculum.decay: Input should be greater than 0"),
-        ({"explore": -1}, "curriculum.explore: Input should be greater than or equal to 0"),
+        ({"decay": 1.01}, "curriculum.decay: Input should be less than or equal to 1"),
+        ({"until": 1.01}, "curriculum.until: Input should be less than or equal to 1"),
+        ({"until": -0.01}, "curriculum.until: Input should be greater than or equal to 0"),
+        ({"explore": -0.01}, "curriculum.explore: Input should be greater than or equal to 0"),
         ({"samplr": "uniform"}, "unknown key curriculum.samplr. Did you mean 'sampler'?"),
     ],
 )
@@ -315,6 +331,7 @@ RARE = as_tasks(lambda rng: {"level": 2})
         (as_tasks(endless), {**LEVELS, "difficulty": "lvl"}, r"difficulty is 'lvl', and task 0 has no such key"),
         (as_tasks([{"level": "hard", "id": "a"}]), LEVELS, r"task 'a' holds 'hard' there, which is no number"),
         (as_tasks([{"level": True}]), LEVELS, r"task 0 holds True there, which is no number"),
+        (as_tasks([{"level": np.nan}]), LEVELS, r"task 0 holds nan there, which is no number"),
         (numbered(3), {**LEVELS, "limits": (0, 4)}, r"limits begins at 0, and the easiest task has 'level' 1\. Begin"),
         (RARE, LEVELS, r"curriculum\.limits: of 1000 tasks .* for step 1, none has 'level' at most 1\. Begin with a"),
     ],

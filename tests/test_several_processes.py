@@ -34,11 +34,16 @@ def lengthen(run):
     config.write_text(text.replace("steps = 2\n", "steps = 3\n"))
 
 
-@pytest.mark.parametrize("settings", [{"method": "{name = 'grpo', kl_weight = 0.1}", "learner.updates": 2},
-                                      {"method": "{name = 'ppo', kl_weight = 0.1}", "model.lora": "{rank = 4}"}],
-                         ids=["grpo", "ppo-lora"])  # fmt: skip
-def test_a_run_of_two_processes_is_that_of_one(warm, tmp_path, settings):
-    """Also where it goes on from a checkpoint."""
+GRPO = {"method": "{name = 'grpo', kl_weight = 0.1}", "learner.updates": 2}
+PPO = {"method": "{name = 'ppo', kl_weight = 0.1}", "model.lora": "{rank = 4}"}
+
+
+@pytest.mark.parametrize(("settings", "go_on"), [
+    pytest.param(GRPO, lambda run: two_processes("--resume", run), id="grpo"),
+    pytest.param(PPO, resume, id="ppo-lora", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_run_of_two_processes_is_that_of_one(warm, tmp_path, settings, go_on):
+    """Also where it goes on from a checkpoint, in two processes or in one."""
     settings = {"train.steps": 2, "model.threads": 1, **settings}
     one, two = tmp_path / "one", tmp_path / "two"
     train(grpo(one, warm, **settings))
@@ -48,7 +53,7 @@ def test_a_run_of_two_processes_is_that_of_one(warm, tmp_path, settings):
     lengthen(one)
     lengthen(two)
     resume(one)
-    two_processes("--resume", two)
+    go_on(two)
     assert [row["step"] for row in rows_of(one)] == [row["step"] for row in rows_of(two)]
     for mine, theirs in zip(rows_of(one), rows_of(two), strict=True):
         assert mine.keys() == theirs.keys()

@@ -3,7 +3,7 @@ import pytest
 
 from grpo_agents.support import Support, among_likeliest
 
-KEPT = [[4, 7], [], [5], [6, 1, 9], [2]]
+KEPT = [[4, 7], [], [5], [6, 0, 9], [2]]
 
 
 def support_of(kept):
@@ -16,9 +16,9 @@ def lists(support):
 
 
 def test_rows_that_are_filled_up():
-    support = Support.of(np.array([[4, 7, -1], [-1, -1, -1], [-1, 5, -1], [6, 1, 9], [2, -1, -1]]))
+    support = Support.of(np.array([[4, 7, -1], [-1, -1, -1], [-1, 5, -1], [6, 0, 9], [2, -1, -1]]))
     assert (lists(support), support.ids.dtype, support.counts.dtype) == (KEPT, np.int32, np.int32)
-    assert support.padded().tolist() == [[4, 7, -1], [-1, -1, -1], [5, -1, -1], [6, 1, 9], [2, -1, -1]]
+    assert support.padded().tolist() == [[4, 7, -1], [-1, -1, -1], [5, -1, -1], [6, 0, 9], [2, -1, -1]]
     assert support_of([]).padded().shape == (0, 0)
 
 

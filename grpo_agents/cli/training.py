@@ -137,7 +137,9 @@ def reward_model(
         known = read_pairs(judge, pairs)
     else:
         assert trajectories is not None
-        known = judge.encode_pairs(best_and_worst(store.read_groups(trajectories), label))
+        scoring = store.read_scoring(trajectories)
+        vector = () if scoring is None else scoring.vector
+        known = judge.encode_pairs(best_and_worst(store.read_groups(trajectories), label, vector))
         if not known:
             raise ValueError(f"{trajectories}: no group has trajectories that differ in {label!r}")
     for epoch in range(epochs):

@@ -132,6 +132,12 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
     )
 
 
+def with_advantage(rows: Sequence[Row]) -> list[Row]:
+    """The rows of trajectories of which some token has an advantage; whole ones: a sequence ratio needs every row."""
+    moved = {row.trajectory for row in rows if np.any(row.advantages)}
+    return [row for row in rows if row.trajectory in moved]
+
+
 def assign_credit(batch: Batch, method: Method) -> None:
     """Lets a method change Â of single tokens: :meth:`~grpo_agents.methods.Method.credit` of the batch's episodes.
 

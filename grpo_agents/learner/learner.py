@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from grpo_agents.learner import mismatch, saved
-from grpo_agents.learner.batch import Batch, Row, assign_credit
+from grpo_agents.learner.batch import Batch, Row, assign_credit, with_advantage
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.forward import Forward, ForwardPass, prepare
 from grpo_agents.learner.model import save_model
@@ -195,8 +195,7 @@ class Learner:
         """
         rows = batch.rows
         if self.method.gradient_only_from_advantages(progress):
-            moved = {row.trajectory for row in rows if np.any(row.advantages)}
-            rows = [row for row in rows if row.trajectory in moved]  # whole ones: a sequence ratio needs every row
+            rows = with_advantage(rows)
         entropy_gradient = self.method.entropy_weight(progress) > 0
         sums: dict[str, float] = defaultdict(float)
         compared: list[tuple[np.ndarray, ...]] = []

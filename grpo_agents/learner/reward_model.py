@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo_agents.learner.model import resolve_device
 from grpo_agents.learner.settings import RewardModelConfig
+from grpo_agents.rewards.component import Component
 from grpo_agents.sources import as_messages
 from grpo_agents.tasks import load_tasks
 from grpo_agents.trajectory import Group, Message, Trajectory
@@ -98,9 +99,9 @@ class RewardModel:
 
     # Learning
 
-    def observe(self, groups: Sequence[Group]) -> None:
+    def observe(self, groups: Sequence[Group], vector: Iterable[Component]) -> None:
         """Notes a pair of each group: its best against its worst by ``label``; none where they are equal."""
-        self._new += self.encode_pairs(best_and_worst(groups, self.config.label))
+        self._new += self.encode_pairs(best_and_worst(groups, self.config.label, vector))
 
     def learn(self, pairs: Sequence[Pair] = ()) -> dict[str, float]:
         """One pass over what was noted and the pairs given, older ones among them; −log σ(r_better − r_worse).
@@ -157,15 +158,25 @@ class RewardModel:
         self.tokenizer.save_pretrained(folder)
 
 
-def best_and_worst(groups: Sequence[Group], label: str) -> list[tuple[Trajectory, Trajectory]]:
+def best_and_worst(
+    groups: Sequence[Group], label: str, vector: Iterable[Component]
+) -> list[tuple[Trajectory, Trajectory]]:
     """The best and the worst trajectory of every group by a reward component, where they differ in it.
+
+    Args:
+        groups: Scored.
+        label: The component.
+        vector: Says whether more of it is better, or less; more, where it is not among these.
 
     Raises:
         ValueError: No trajectory has that component.
     """
     pairs = []
+    sign = -1.0 if any(entry.name == label and entry.direction == "min" for entry in vector) else 1.0
     for group in groups:
-        known = [(value, entry) for entry in group.trajectories if (value := entry.rewards.get(label)) is not None]
+        known = [
+            (sign * value, entry) for entry in group.trajectories if (value := entry.rewards.get(label)) is not None
+        ]
         if not known and group.trajectories and label not in group.trajectories[0].rewards:
             names = ", ".join(group.trajectories[0].rewards)
             raise ValueError(f"reward_model.label is {label!r}, which is not among the rewards: {names}")

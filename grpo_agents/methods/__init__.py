@@ -52,11 +52,22 @@ def make_method(settings: Mapping[str, Any]) -> Method:
     else:
         methods = available()
         if name not in methods:
-            near = difflib.get_close_matches(name, methods, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(name.lower(), methods, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"method.name: unknown method {name!r}.{hint} There are: {', '.join(sorted(methods))}")
         chosen = methods[name]
     try:
         return chosen(**settings)
     except ValidationError as error:
-        raise ValueError("\n".join(problems(error, chosen, "method"))) from None
+        lines = [*problems(error, chosen, "method"), *_settings_of_others(settings, chosen)]
+        raise ValueError("\n".join(lines)) from None
+
+
+def _settings_of_others(settings: Mapping[str, Any], chosen: type[Method]) -> Iterator[str]:
+    """Which methods have the settings that the chosen one lacks, a line each."""
+    for key in sorted(settings.keys() - chosen.model_fields.keys()):
+        owners = [
+            name for name, cls in sorted(available().items()) if key in cls.model_fields.keys() & cls.__annotations__
+        ]
+        if owners:
+            yield f"{key} is a setting of {', '.join(owners)}, not of {chosen.name}"

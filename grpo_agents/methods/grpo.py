@@ -165,6 +165,10 @@ class Grpo(Method):
             return self.entropy_bonus
         return self.entropy_bonus * max(0.0, 1 - progress / self.entropy_until)
 
+    def gradient_only_from_advantages(self, progress: float) -> bool:
+        """True where nothing but the surrogate has a gradient."""
+        return not self.needs_reference and self.critic is None and self.entropy_weight(progress) == 0
+
     # From rewards to advantages
 
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ class Gspo(Grpo):
     """min(s Â, clip(s) Â) with s = (π(o)/π_old(o))^{1/|o|}, clipped much closer to 1 than single tokens are."""
 
     name: ClassVar[str] = "gspo"
+    unused: ClassVar[tuple[str, ...]] = ("supervision",)
     pushes: ClassVar[str] = "s Â, 0 where the clip holds"
 
     clip_low: float = Field(default=3e-4, ge=0, lt=1, description="ε below: s is clipped at 1 − clip_low.")

@@ -166,8 +166,11 @@ class Method(Section):
         return 0.0
 
     def gradient_only_from_advantages(self, progress: float) -> bool:
-        """Whether a trajectory of advantage 0 has a gradient of exactly 0, and need not be computed."""
-        return not self.needs_reference and self.critic is None and self.entropy_weight(progress) == 0
+        """Whether a trajectory of advantage 0 has a gradient of exactly 0, and need not be computed.
+
+        False is right for any loss; True saves the computing.
+        """
+        return False
 
     # From rewards to advantages
 

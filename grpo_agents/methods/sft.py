@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from grpo_agents.methods.method import Method, SourceKind, Tokens
-from grpo_agents.methods.surrogate import Aggregation, aggregate
+from grpo_agents.methods.surrogate import aggregate
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ class Sft(Method):
     sources: ClassVar[tuple[SourceKind, ...]] = ("demonstrations",)
     reward: ClassVar[str] = "none"
 
-    aggregation: Aggregation = Field(
+    aggregation: Literal["sequence", "token"] = Field(
         default="sequence", description="sequence: the mean over dialogues of Σ/|o|; token: Σ/Σ|o|, over the batch."
     )
 
@@ -33,6 +33,10 @@ class Sft(Method):
     def formula(self) -> str:
         """1."""
         return "1"
+
+    def gradient_only_from_advantages(self, progress: float) -> bool:
+        """True: Â multiplies all there is."""
+        return True
 
     def loss(self, tokens: Tokens) -> torch.Tensor:
         """−Â log π, summed as ``aggregation`` says."""

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from tiny import sampled
 
-from grpo_agents.learner.batch import make_batch
-from grpo_agents.learner.packing import micro_batches
+from grpo_agents.learner.batch import assign_credit, make_batch
+from grpo_agents.learner.packing import deal, micro_batches
+from grpo_agents.methods.grpo import Grpo
 from grpo_agents.support import Support
 from grpo_agents.trajectory import Sample, Step, Trajectory
 
@@ -13,13 +14,25 @@ def rng():
     return np.random.default_rng(0)
 
 
+def rows_of(rng, lengths, groups=None):
+    """A row of so many tokens for each trajectory, each in a group of its own where none are given."""
+    groups = range(len(lengths)) if groups is None else groups
+    trajectories = [sampled(rng, 90, length - 1, [(1, 0)], advantage=1.0, group=group)
+                    for length, group in zip(lengths, groups, strict=True)]  # fmt: skip
+    return make_batch(trajectories).rows
+
+
+def lengths_of(parts):
+    return [[len(row.ids) for row in part] for part in parts]
+
+
 def test_a_row_holds_the_trained_tokens_of_a_sample(rng):
-    trajectory = sampled(rng, 90, 3, [(2, 2), (3, 1)], advantage=0.5)
+    trajectory = sampled(rng, 90, 3, [(2, 1), (3, 1)], advantage=0.5)
     batch = make_batch([trajectory])
     (row,) = batch.rows
     (sample,) = trajectory.samples
-    assert row.trained.tolist() == [3, 4, 7, 8, 9]
-    assert row.ids.tolist() == sample.ids[:10].tolist()  # what comes after the last trained token is not computed
+    assert row.trained.tolist() == [3, 4, 6, 7, 8]  # one token between two turns parts them
+    assert row.ids.tolist() == sample.ids[:9].tolist()  # what comes after the last trained token is not computed
     assert row.sampler.tolist() == sample.logprobs[row.trained].tolist() == row.old.tolist()
     assert row.turn_position.tolist() == [0, 1, 0, 1, 2]
     assert (row.advantages.tolist(), row.length, row.reference) == ([0.5] * 5, 5, None)
@@ -112,8 +125,65 @@ def test_micro_batches_keep_to_the_budget_and_lose_nothing(rng):
     assert list(micro_batches([], 10)) == []
 
 
+def test_rows_of_like_length_are_together_the_longest_first(rng):
+    """18 tokens are two rows of 9, three of 5 and, if 5 is the longest, no four; what needs most memory comes first."""
+    assert lengths_of(micro_batches(rows_of(rng, [3, 9, 2, 8, 4, 5]), 18)) == [[9, 8], [5, 4, 3], [2]]
+
+
+@pytest.mark.parametrize(
+    ("unit", "ranks", "expected"),
+    [
+        ("token", 1, [[[9, 8], [5, 4, 3], [2]]]),
+        ("token", 2, [[[9, 5], [3]], [[8, 4], [2]]]),
+        ("token", 7, [[[9]], [[8]], [[5]], [[4]], [[3]], [[2]], []]),
+        ("group", 2, [[[3, 9], [4, 5]], [[2, 8]]]),
+        ("trajectory", 2, [[[9, 5], [3]], [[8, 4], [2]]]),
+    ],
+)
+def test_rows_are_dealt_as_cards_are(rng, unit, ranks, expected):
+    """One to each rank in turn, the longest first, so that every rank has rows of every length; a group is one card."""
+    shares = deal(rows_of(rng, [3, 9, 2, 8, 4, 5], [0, 0, 1, 1, 2, 2]), 18, unit, ranks)
+    assert [lengths_of(parts) for parts in shares] == expected
+
+
+@pytest.mark.parametrize("unit", ["trajectory", "group"])
+def test_rows_that_belong_together_and_do_not_fit_are_named(rng, unit):
+    first, second = sampled(rng, 90, 3, [(2, 0)]), sampled(rng, 90, 2, [(2, 0)])
+    rows = make_batch([Trajectory(samples=[*first.samples, *second.samples], advantage=1.0)]).rows
+    assert lengths_of(micro_batches(rows, 10, unit)) == [[5, 4]]
+    said = rf"^a {unit} of 2 rows, which belong together, of 10 tokens does not fit learner\.max_tokens = 9\."
+    with pytest.raises(ValueError, match=said):
+        list(micro_batches(rows, 9, unit))
+
+
 def test_a_row_longer_than_the_budget_is_named(rng):
     rows = make_batch([sampled(rng, 90, 7, [(5, 0)], advantage=1.0)]).rows
     assert len(list(micro_batches(rows, 12))) == 1
-    with pytest.raises(ValueError, match=r"12 tokens does not fit learner\.max_tokens = 11.*rollout\.max_tokens"):
+    said = r"^a trajectory of 12 tokens does not fit learner\.max_tokens = 11\..*rollout\.max_tokens"
+    with pytest.raises(ValueError, match=said):
         list(micro_batches(rows, 11))
+
+
+def test_a_method_is_told_of_whole_episodes_and_changes_their_tokens(rng, monkeypatch):
+    """Two samples of a trajectory are one episode, which has no values where one of them has none."""
+    samples = [*sampled(rng, 90, 3, [(2, 0)]).samples, *sampled(rng, 90, 4, [(3, 0)]).samples]
+    forked = Trajectory(samples=samples, advantage=1.0, group=8)
+    batch = make_batch([sampled(rng, 90, 2, [(1, 0)], advantage=-1.0, group=5), forked])
+    alone, first, second = batch.rows
+    alone.values = np.zeros(1)
+    first.values, first.reference, second.reference = np.ones(2), np.array([5.0, 6.0]), np.array([7.0, 8.0, 9.0])
+    seen = []
+
+    def credit(self, episodes):
+        seen.extend(episodes)
+        episodes[1].advantages = 10.0 * np.arange(5)
+        episodes[1].returns = 100.0 * np.arange(5)
+
+    monkeypatch.setattr(Grpo, "credit", credit)
+    assign_credit(batch, Grpo())
+    assert [episode.group for episode in seen] == [0, 1]
+    assert (seen[0].values.tolist(), seen[0].reference) == ([0.0], None)
+    assert (seen[1].values, seen[1].reference.tolist()) == (None, [5.0, 6.0, 7.0, 8.0, 9.0])
+    assert [row.advantages.tolist() for row in batch.rows] == [[-1.0], [0.0, 10.0], [20.0, 30.0, 40.0]]
+    assert alone.returns is None
+    assert [row.returns.tolist() for row in (first, second)] == [[0.0, 100.0], [200.0, 300.0, 400.0]]

@@ -1,4 +1,4 @@
-"""Two processes that share a learner make the update of one."""
+"""Two processes that share a learner make the update of one; and what one does without another."""
 
 import os
 import subprocess
@@ -9,6 +9,8 @@ import pytest
 import ranked
 import torch
 from safetensors.torch import load_file
+
+from grpo_agents.learner.ranks import Ranks, alone, begin, collective, first, follow, put, shared_as, whole
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,67 @@ def test_the_others_follow_the_first(of_two):
     assert {key for key in of_two if key.startswith("led|")} == alone.keys()
     for key, value in alone.items():
         torch.testing.assert_close(of_two[key], value, rtol=1e-3, atol=1e-3, msg=key)
+
+
+class Line:
+    """Stands for ranks: keeps what is announced, and hears what it is given."""
+
+    def __init__(self, *calls):
+        self.calls = iter(calls)
+        self.announced = []
+
+    def announce(self, call):
+        self.announced.append(call)
+
+    def hear(self):
+        return next(self.calls)
+
+
+class Adder:
+    """What has ranks, and a sum that it refuses to lower."""
+
+    def __init__(self, *calls):
+        self.ranks = Line(*calls)
+        self.total = 0
+
+    @collective
+    def add(self, number, *, times=1):
+        """Adds a number so many times."""
+        if number < 0:
+            raise ValueError("lower")
+        if number == float("inf"):
+            raise FloatingPointError("no end")
+        self.total += number * times
+        return self.total
+
+
+def test_a_collective_call_is_announced_as_it_was_made():
+    adder = Adder()
+    assert (adder.add(2, times=3), adder.total) == (6, 6)
+    assert adder.ranks.announced == [("add", (2,), {"times": 3})]
+
+
+def test_a_follower_makes_the_calls_until_it_is_sent_home():
+    """It announces none of them, and what the first rank is refused ends neither; anything else does."""
+    calls = [("add", (2,), {"times": 3}), ("add", (-1,), {}), ("add", (float("inf"),), {}), ("add", (5,), {})]
+    adder = Adder(*calls, None, ("add", (100,), {}))
+    follow(adder)
+    assert (adder.total, adder.ranks.announced) == (2 * 3 + 5, [])
+    with pytest.raises(TypeError):
+        follow(Adder(("add", ("1",), {}), None))
+
+
+def test_one_process_is_a_rank_of_one():
+    begin()  # torchrun did not start this one
+    ranks = Ranks()
+    assert (ranks.rank, ranks.size, ranks.gather("own"), alone(), first()) == (0, 1, ["own"], True, True)
+    ranks.announce(("add", (1,), {}))
+    ranks.close()
+
+
+def test_a_tensor_of_one_process_is_whole():
+    weight, value = torch.zeros(2, requires_grad=True), torch.tensor([1.0, -2.0])
+    assert whole(weight) is weight
+    assert shared_as(value, weight).tolist() == [1.0, -2.0]
+    put(weight, value)
+    assert (weight.tolist(), weight.requires_grad, weight.is_leaf) == ([1.0, -2.0], True, True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import make_tokenizer
+from tiny import make_tokenizer, vector_of
 from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForSequenceClassification
 
 from grpo_agents import store
@@ -84,7 +84,7 @@ def test_it_learns_which_of_two_is_better(folder):
 
     accuracies = []
     for _ in range(6):
-        reward_model.observe(groups(16))
+        reward_model.observe(groups(16), vector_of(outcome="max"))
         accuracies.append(reward_model.learn()["reward_model/accuracy"])
     assert accuracies[-1] == 1.0
     right, wrong = reward_model.score([said("2", question="55+1"), said("3", question="55+1")])
@@ -104,10 +104,13 @@ def test_pairs_are_the_best_against_the_worst():
     mixed = Group({}, {}, [said("a", 0.5), said("b", 0.0, 1), said("c", 1.0, 2), said("d", 0.0, 3)])
     tied = Group({}, {}, [said("a", 1.0), said("b", 1.0, 1)])
     unknown = Group({}, {}, [Trajectory(rewards={"outcome": None}), said("b", 1.0, 1)])
-    (pair,) = best_and_worst([mixed, tied, unknown], "outcome")
-    assert [trajectory.final for trajectory in pair] == ["c", "b"]
+    for vector in (vector_of(outcome="max"), ()):
+        (pair,) = best_and_worst([mixed, tied, unknown], "outcome", vector)
+        assert [trajectory.final for trajectory in pair] == ["c", "b"]
+    (pair,) = best_and_worst([mixed, tied, unknown], "outcome", vector_of(outcome="min"))
+    assert [trajectory.final for trajectory in pair] == ["b", "c"]  # a cost: the least is the best
     with pytest.raises(ValueError, match=r"reward_model\.label is 'style', which is not among the rewards: outcome"):
-        best_and_worst([mixed], "style")
+        best_and_worst([mixed], "style", ())
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path, warm):

@@ -11,6 +11,7 @@ from grpo_agents.methods.dapo import Dapo
 from grpo_agents.methods.dr_grpo import DrGrpo
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.gspo import Gspo
+from grpo_agents.methods.surrogate import sum_by_unit
 
 
 def surrogate(low, high):
@@ -105,3 +106,9 @@ def test_what_is_called_clipped_is_what_has_no_gradient(method):
         assert found.tolist() == (coefficients(method, tokens) == 0).tolist()
         seen |= set(zip(found.tolist(), (tokens.advantages > 0).tolist(), strict=True))
     assert seen == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def test_sums_of_units_in_any_order():
+    values, unit = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([2, 0, 2, 1])
+    assert sum_by_unit(values, unit).tolist() == [2.0, 8.0, 1.0 + 4.0]
+    assert sum_by_unit(values[:0], unit[:0]).tolist() == []

@@ -127,11 +127,3 @@ def test_the_entropy_bonus_on_the_first_tokens_of_a_turn():
     Grpo(entropy_bonus=0.2, entropy_tokens=2, aggregation="token").loss(tokens).backward()
     paid = np.array([1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1])
     assert tokens.entropy.grad.numpy() == pytest.approx(-0.2 * paid / 11)
-
-
-def test_which_rollouts_need_no_computing():
-    assert Grpo().gradient_only_from_advantages(0.0)
-    assert not Grpo(kl_weight=0.1).gradient_only_from_advantages(0.0)
-    late = Grpo(entropy_bonus=0.1, entropy_until=0.5)
-    assert not late.gradient_only_from_advantages(0.4)
-    assert late.gradient_only_from_advantages(0.5)

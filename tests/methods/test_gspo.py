@@ -65,3 +65,9 @@ def test_the_level_is_the_trajectorys_without_being_told():
         Gspo(importance_level="word")
     assert Gspo(tis=2.0).importance_level == "sequence"
     assert Gspo().unit == "trajectory"
+
+
+def test_turns_of_their_own_advantage_are_refused():
+    """Its one ratio pushes all tokens of a trajectory by the mean of their advantages."""
+    with pytest.raises(ValueError, match="method 'gspo' does not use supervision"):
+        make_method({"name": "gspo", "supervision": "process"})

@@ -29,6 +29,23 @@ def test_an_unknown_method_names_the_nearest():
         make_method({"name": "grop"})
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"), [("GRPO", "grpo"), ("Dr. GRPO", "dr_grpo"), ("REINFORCE++", "reinforce_pp")]
+)
+def test_a_name_as_papers_write_it_is_recognised(written, meant):
+    with pytest.raises(ValueError, match=rf"Did you mean '{meant}'\?"):
+        make_method({"name": written})
+
+
+@pytest.mark.parametrize(("name", "setting", "owners"), [
+    ("gspo", "cap", "cispo"), ("dpo", "kl_weight", "grpo"), ("dpo", "clip_high", "dapo, grpo, gspo"),
+])  # fmt: skip
+def test_a_setting_of_another_method_is_said_to_be_one(name, setting, owners):
+    said = rf"unknown key method\.{setting}\. There are: .*\n{setting} is a setting of {owners}, not of {name}$"
+    with pytest.raises(ValueError, match=said):
+        make_method({"name": name, setting: 1.0})
+
+
 def test_an_unknown_setting_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown key method\.clip_hi\. Did you mean 'clip_high'"):
         make_method({"name": "grpo", "clip_hi": 0.28})
@@ -75,6 +92,7 @@ def test_what_is_not_set_is_as_usual(name, usual):
 
 def test_rows_without_advantage_are_needed_where_anything_else_moves_them():
     assert Grpo().gradient_only_from_advantages(0.0)
+    assert Sft().gradient_only_from_advantages(0.0)
     assert Grpo(kl_weight=0.1, kl_in="loss").gradient_only_from_advantages(0.0) is False
     fading = Grpo(entropy_bonus=0.1, entropy_until=0.5)
     assert [fading.gradient_only_from_advantages(progress) for progress in (0.0, 0.4, 0.5, 1.0)] == [
@@ -121,7 +139,7 @@ def test_a_users_own_method_needs_no_edit_elsewhere(toy):
     assert coefficients(method, tokens).tolist() == [0.0, 0.25, 0.5, 0.75]
     assert (method.unit, method.critic, method.most_resamples, method.reference_period) == ("token", None, 0, None)
     assert (method.needs_reference, method.corrects_sampler, method.normalises_by_group) == (False, False, True)
-    assert method.gradient_only_from_advantages(0.0)
+    assert method.gradient_only_from_advantages(0.0) is False  # nothing is left out of a loss that nobody knows
     assert "reinforce" not in available()  # a file of one run is not there for the next
 
 

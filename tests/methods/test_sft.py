@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import part_of, ragged_tokens
 
-from grpo_agents.methods import Tokens, coefficients
+from grpo_agents.methods import Tokens, coefficients, make_method
 from grpo_agents.methods.sft import Sft
 
 
@@ -43,3 +43,8 @@ def test_it_learns_from_demonstrations_and_needs_no_group():
     assert method.sources == ("demonstrations",)
     assert not method.normalises_by_group
     assert not method.needs_reference
+
+
+def test_a_constant_length_which_it_has_not_is_refused():
+    with pytest.raises(ValueError, match=r"method\.aggregation: .*'sequence' or 'token'"):
+        make_method({"name": "sft", "aggregation": "constant"})
