@@ -3,7 +3,9 @@
 A multiplication and an addition are two operations. Counted are matrix products, as is usual; norms, activation
 functions, the softmax and the optimiser's arithmetic are left out. What is counted is what this package does:
 trained weights and moments are float32, log π_old is the engine's unless asked for, the output layer is applied to
-trained tokens alone, a prompt that rollouts share is sampled from once, and the learner computes it once a rollout.
+trained tokens alone, a prompt that rollouts share is sampled from once, and the learner computes each different prefix
+of a micro-batch once (an architecture that cannot share them is padded, and costs more).
+Scores of attention that a kernel computes again for its own backward pass are left out.
 A reward model reads every sampled episode once, also those of evaluations, and is taken to make as many tokens of it.
 
 >>> {name: (recipe.flops, recipe.bytes) for name, recipe in TEXTBOOK.items()}["GRPO"]
@@ -464,7 +466,7 @@ def compare(config: Config, shape: Shape, workload: Workload, judge: Shape | Non
         needed = sum(part.bytes for part in memory(alone, shape, workload, judges) if part.when != "sampling")
         row = _ROWS.get(method.name, "GRPO" if method.needs_reference else "GRPO, β = 0, rules, on-policy")
         recipe = replace(TEXTBOOK[row], passes=config.learner.updates)
-        per_token = flops / (shape.policy.count * workload.scoring.tokens)
+        per_token = flops / (shape.policy.count * workload.tokens)
         same = found.setdefault(
             (flops, needed),
             Compared([], flops, per_token, needed, needed / shape.policy.count, (recipe.flops, recipe.bytes)),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from grpo_agents.learner.batch import Row, make_batch, with_advantage
-from grpo_agents.learner.packing import micro_batches
+from grpo_agents.learner.packing import Unit, as_tree, micro_batches
 from grpo_agents.methods import Method
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Work:
     Attributes:
         tokens: Positions that go through the layers.
         pairs: Keys attended, summed over these positions.
-        heads: Positions that go through the output layer.
+        heads: Distributions over the vocabulary that the output layer makes.
         chunked: Of these, in training, those in micro-batches of several chunks of logits: computed twice.
     """
 
@@ -80,6 +81,11 @@ class Workload:
     resampled: float
     measured: bool
 
+    @property
+    def tokens(self) -> float:
+        """D: those of all episodes, what they share as often as they have it."""
+        return self.rollouts * (self.told + self.sampled)
+
 
 def budgeted(config: Config, shape: Shape, *, prompt: int, observation: int) -> Workload:
     """The most that a config's budgets allow: every episode takes all its turns and all its tokens.
@@ -112,18 +118,22 @@ def episodes(
         groups * triangle(prompt) + rollouts * triangle(rest, prompt),
         groups + rollouts * (sampled - 1),
     )
-    together = max(1, min(rollouts, config.learner.max_tokens // length))  # rows of a micro-batch
-    scoring = Work(rollouts * length, rollouts * triangle(length), rollouts * sampled)
-    judging = replace(scoring, heads=rollouts)
-    chunked = scoring.heads if together * sampled > shape.chunk else 0.0
-    learning = replace(scoring, chunked=chunked)
-    if config.method["name"] == "dpo" and not chosen:  # the best and the worst of a group
-        scoring, learning = scoring.times(2 / size), learning.times(2 / size)
+    learned = 2 if config.method["name"] == "dpo" and not chosen else size  # the best and the worst of a group
+
+    def computed(unit: Unit, chunk: int | None = None) -> Work:
+        parts = []
+        for prompts, rows in packs(groups, learned, prompt, rest + 1, config.learner.max_tokens, unit):
+            heads = rows * sampled
+            pairs = prompts * triangle(prompt) + rows * triangle(rest, prompt)
+            chunked = heads if chunk is not None and heads > chunk else 0
+            parts.append(Work(prompts * prompt + rows * rest, pairs, heads, chunked))
+        return total(parts)
+
     return Workload(
         sampling=sampling,
-        scoring=scoring,
-        learning=learning,
-        judging=judging,
+        scoring=computed("token"),
+        learning=computed(config.chosen_method.unit, shape.chunk),
+        judging=Work(rollouts * length, rollouts * triangle(length), rollouts),
         slots=rollouts * (length - 1),
         rollouts=rollouts,
         told=prompt + observed,
@@ -135,8 +145,35 @@ def episodes(
     )
 
 
+def packs(
+    groups: int, size: int, prompt: int, rest: int, max_tokens: int, unit: Unit = "token"
+) -> Iterator[tuple[int, int]]:
+    """Prompts and rows of each micro-batch, where the rows of a group share their prompt and nothing else.
+
+    Args:
+        groups: How many.
+        size: Rows of each.
+        prompt: Tokens that a group shares.
+        rest: Tokens of a row beside them.
+        max_tokens: Of a micro-batch; what belongs together and has more is one all the same.
+        unit: What belongs together.
+
+    >>> list(packs(groups=2, size=3, prompt=10, rest=5, max_tokens=40))
+    [(2, 4), (1, 2)]
+    """
+    together = size if unit == "group" else 1
+    prompts = rows = 0
+    for number in range(0, groups * size, together):
+        begins = number % size == 0 or not rows
+        if rows and (prompts + begins) * prompt + (rows + together) * rest > max_tokens:
+            yield prompts, rows
+            prompts, rows, begins = 0, 0, True
+        prompts, rows = prompts + begins, rows + together
+    yield prompts, rows
+
+
 def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, replaced: float = 0.0) -> Workload:
-    """The mean of the steps of a run: rows as they were padded, and those of advantage 0 left out where they were.
+    """The mean of the steps of a run: rows with the prefixes they shared, those of advantage 0 left out where they were.
 
     Args:
         config: The run's.
@@ -154,10 +191,10 @@ def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, 
         rows = make_batch(everyone).rows
         longest = max([longest, *(len(row.ids) for row in rows)])
         slots += sum(len(sample.ids) for trajectory in everyone for sample in trajectory.samples[-1:])
-        scoring.append(padded_work(rows, budget))
+        scoring.append(learned_work(rows, budget))
         if method.gradient_only_from_advantages(0.0):
             rows = with_advantage(rows)
-        learning.append(padded_work(rows, budget, method, shape.chunk))
+        learning.append(learned_work(rows, budget, method, shape.chunk))
     trajectories = [trajectory for groups in steps for group in groups for trajectory in group.trajectories]
     sampled = float(np.mean([trajectory.sampled_tokens for trajectory in trajectories]))
     tokens = [sum(len(sample.ids) for sample in trajectory.samples) for trajectory in trajectories]
@@ -207,8 +244,8 @@ def judged_work(trajectories: Sequence[Trajectory], together: int) -> Work:
     return total([Work(len(part) * max(part), len(part) * triangle(max(part)), len(part)) for part in parts])
 
 
-def padded_work(rows: Sequence[Row], max_tokens: int, method: Method | None = None, chunk: int | None = None) -> Work:
-    """What the learner computes for rows: those of a micro-batch are as wide as the widest.
+def learned_work(rows: Sequence[Row], max_tokens: int, method: Method | None = None, chunk: int | None = None) -> Work:
+    """What the learner computes for rows: each different prefix in a micro-batch once, and what follows it once.
 
     Args:
         rows: The rows.
@@ -218,9 +255,10 @@ def padded_work(rows: Sequence[Row], max_tokens: int, method: Method | None = No
     """
     parts = []
     for part in micro_batches(rows, max_tokens, "token" if method is None else method.unit):
-        width, trained = max(len(row.ids) for row in part), sum(len(row.trained) for row in part)
-        chunked = trained if chunk is not None and trained > chunk else 0
-        parts.append(Work(len(part) * width, len(part) * triangle(width), trained, chunked))
+        pack = as_tree(part, torch.device("cpu"))
+        pairs, heads = float((pack.arguments["tree"].depth + 1).sum()), len(pack.targets)
+        chunked = heads if chunk is not None and heads > chunk else 0
+        parts.append(Work(pack.tokens, pairs, heads, chunked))
     return total(parts)
 
 

@@ -46,7 +46,7 @@ from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.ppo import Ppo
 from grpo_agents.support import Support
 from grpo_agents.trajectory import Group, Message, Step, Trajectory
-from grpo_agents.workload import Work, budgeted, judged_work, measured, padded_work, sampled_work, total, triangle
+from grpo_agents.workload import Work, budgeted, judged_work, learned_work, measured, packs, sampled_work, total, triangle
 
 SHAPES = {
     "qwen3": {"kind": "qwen3"},
@@ -59,8 +59,7 @@ CLOSE = 0.01
 
 
 def model_of(name, lora=False, **settings):
-    """A model whose attention is matrix products that torch counts; it computes the whole square of them."""
-    model = make_model(**{**SHAPES[name], **settings}, attn_implementation="eager")
+    model = make_model(**{**SHAPES[name], **settings})
     return add_lora(model, LoraSettings(rank=4)) if lora else model
 
 
@@ -80,17 +79,29 @@ def ragged(count=6, advantages=None):
     return found
 
 
+def attention(query, key, value, dropout=0.0, causal=False, **_):
+    """Operations of the flash kernel for CPUs, of which torch counts none: two products for each key attended."""
+    batch, heads, asking, size = query
+    pairs = triangle(asking, key[2] - asking) if causal else asking * key[2]
+    return int(2 * batch * heads * pairs * (size + value[-1]))
+
+
+def attention_backward(gradient, query, key, value, output, normaliser, dropout=0.0, causal=False, **_):
+    """Its backward pass: the four products of gradients; scores, which the kernel computes again, are left out."""
+    return 2 * attention(query, key, value, dropout, causal)
+
+
+KERNELS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+}
+
+
 def counted(work):
     """The operations of what is done, as torch counts them."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:
         work()
     return counter.get_total_flops()
-
-
-def square(work, rows, budget, unit="token"):
-    """The same work where every position attends to the whole width of its micro-batch."""
-    parts = list(micro_batches(rows, budget, unit))
-    return replace(work, pairs=sum(len(part) * max(len(row.ids) for row in part) ** 2 for part in parts))
 
 
 def config_of(**settings):
@@ -114,7 +125,7 @@ def test_a_forward_pass_has_as_many_operations_as_torch_counts(name, lora):
     ids = torch.zeros((3, 40), dtype=torch.int64)
     with torch.no_grad():
         found = counted(lambda: model(input_ids=ids, use_cache=False))
-    assert forward(shape_of(model), Work(120, 3 * 40**2, 120)) == pytest.approx(found, rel=1e-3)
+    assert forward(shape_of(model), Work(120, 3 * triangle(40), 120)) == pytest.approx(found, rel=1e-3)
 
 
 def test_attention_is_the_part_that_grows_with_the_square():
@@ -127,7 +138,7 @@ def test_attention_is_the_part_that_grows_with_the_square():
             for n in (50, 100)
         )
     assert shape.width == 96 == 3 * shape.hidden
-    assert two - 2 * one == pytest.approx(4 * 2 * 96 * (100**2 - 2 * 50**2), rel=1e-3)
+    assert two - 2 * one == pytest.approx(4 * 2 * 96 * (triangle(100) - 2 * triangle(50)), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -139,7 +150,7 @@ def test_an_update_has_as_many_operations_as_torch_counts(name, checkpointing, c
     batch = make_batch(ragged(count=9))
     learner = make_learner(model, gradient_checkpointing=checkpointing, max_tokens=60)
     found = counted(lambda: learner.update(batch, 0.0))
-    work = square(padded_work(batch.rows, 60, Grpo(), chunk // 97), batch.rows, 60)
+    work = learned_work(batch.rows, 60, Grpo(), chunk // 97)
     assert (work.chunked > 0) == (chunk < 1 << 25)
     assert training(shape_of(model), work, checkpointing=checkpointing) == pytest.approx(found, rel=CLOSE)
 
@@ -150,7 +161,7 @@ def test_an_update_of_adapters_has_as_many_operations_as_torch_counts():
     batch = make_batch(ragged(count=9))
     learner = make_learner(model)
     found = counted(lambda: learner.update(batch, 0.0))
-    work = square(padded_work(batch.rows, 16384, Grpo()), batch.rows, 16384)
+    work = learned_work(batch.rows, 16384, Grpo())
     assert found < training(shape_of(model), work) < 1.02 * found
 
 
@@ -158,7 +169,7 @@ def test_rows_without_advantage_cost_nothing():
     batch = make_batch(ragged(advantages=[1.0, 0.0, -1.0, 0.0, 0.0, 0.5]))
     model = model_of("qwen3")
     kept = [row for row in batch.rows if row.advantages.any()]
-    work = square(padded_work(kept, 16384), kept, 16384)
+    work = learned_work(kept, 16384)
     learner = make_learner(model)
     found = counted(lambda: learner.update(batch, 0.0))
     assert len(kept) == 3
@@ -177,9 +188,7 @@ def test_before_an_update_only_what_is_asked_for_is_computed(method, old, lora):
     found = counted(lambda: learner.prepare(batch))
     config = config_of(method={"name": method.name, **method.settings()}, learner__old_logprobs=old)
     step = measured(config, shape, [[Group({}, {}, ragged(count=9))]])
-    work = square(step.scoring, batch.rows, 16384)
-    workload = replace(step, scoring=work)
-    phases = {phase.name: phase.flops for phase in estimate(config, shape, workload).phases}
+    phases = {phase.name: phase.flops for phase in estimate(config, shape, step).phases}
     asked = sum(phases.get(name, 0) for name in ("old log-probs", "reference", "critic"))
     assert asked == pytest.approx(found, rel=CLOSE)
     assert (found == 0) == (method == Grpo() and old == "engine")
@@ -192,7 +201,7 @@ def test_training_a_critic_has_as_many_operations_as_torch_counts(kind):
     learner = make_learner(model, method, gradient_checkpointing=True)
     learner.prepare(batch)
     found = counted(lambda: learner.update(batch, 0.0))
-    work = square(padded_work(batch.rows, 16384, method), batch.rows, 16384)
+    work = learned_work(batch.rows, 16384, method)
     critic = critic_training(shape, work, method.critic, checkpointing=True)
     assert training(shape, work, checkpointing=True) + critic == pytest.approx(found, rel=CLOSE)
     assert (critic > critic_forward(shape, work, "model")) == (kind == "separate")
@@ -213,8 +222,7 @@ def test_sampling_a_group_computes_its_prompt_once():
     work = sampled_work(made)
     assert work.tokens == prompt + size * (tokens - 1)
     assert work.heads == 1 + size * (tokens - 1)
-    whole = replace(work, pairs=work.pairs - triangle(prompt) + prompt**2)
-    assert forward(shape_of(model), whole) == pytest.approx(found, rel=CLOSE)
+    assert forward(shape_of(model), work) == pytest.approx(found, rel=CLOSE)
     config = config_of(rollout={"group_size": size, "max_turn_tokens": tokens, "max_turns": 1}, train__batch=1)
     assert budgeted(config, shape_of(model), prompt=prompt, observation=9).sampling == work
 

@@ -46,7 +46,7 @@ def of(name: str, settings: list[str], row: str, shape: Shape) -> dict[str, Any]
     """One method's figures."""
     config = load_config(CONFIG, ["learner.gradient_checkpointing=false", *settings])
     found = estimate(config, shape, budgeted(config, shape, prompt=PROMPT, observation=64), prompt=PROMPT)
-    tokens, weights = found.workload.scoring.tokens, found.parameters
+    tokens, weights = found.workload.tokens, found.parameters
     phases = {phase.name: phase.flops / (weights * tokens) for phase in found.phases if phase.name != "evaluation"}
     state = {part.name: part.bytes / weights for part in found.memory if part.when != "sampling"}
     recipe = TEXTBOOK[row]

@@ -114,7 +114,7 @@ def _show(config: Config, shape: Shape, found: Estimate, methods: list[Compared]
     table.add_section()
     table.add_row("all", "", "", _short(found.on_disk))
     screen.print(table)
-    tokens = _short(work.scoring.tokens)
+    tokens = _short(work.tokens)
     table = _table(f"methods, D = {tokens}", "FLOPs", "/ND", "textbook", "memory", "/N", "textbook")
     table.columns[0].no_wrap = False
     for row in methods:
