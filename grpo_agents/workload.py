@@ -173,7 +173,7 @@ def packs(
 
 
 def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, replaced: float = 0.0) -> Workload:
-    """The mean of the steps of a run: rows with the prefixes they shared, those of advantage 0 left out where they were.
+    """The mean of the steps of a run: rows as they shared prefixes, those of advantage 0 left out where they were.
 
     Args:
         config: The run's.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import make_model, make_tokenizer, sampled, save_start
+from tiny import forking, make_model, make_tokenizer, sampled, save_start
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
@@ -32,7 +32,6 @@ from grpo_agents.learner import logprobs as logprobs_module
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import add_lora, load_model
-from grpo_agents.learner.packing import micro_batches
 from grpo_agents.learner.reward_model import RewardModel
 from grpo_agents.learner.settings import (
     LearnerConfig,
@@ -46,7 +45,17 @@ from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.ppo import Ppo
 from grpo_agents.support import Support
 from grpo_agents.trajectory import Group, Message, Step, Trajectory
-from grpo_agents.workload import Work, budgeted, judged_work, learned_work, measured, packs, sampled_work, total, triangle
+from grpo_agents.workload import (
+    Work,
+    budgeted,
+    judged_work,
+    learned_work,
+    measured,
+    packs,
+    sampled_work,
+    total,
+    triangle,
+)
 
 SHAPES = {
     "qwen3": {"kind": "qwen3"},
@@ -147,10 +156,12 @@ def test_attention_is_the_part_that_grows_with_the_square():
 def test_an_update_has_as_many_operations_as_torch_counts(name, checkpointing, chunk, monkeypatch):
     monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", chunk)
     model = model_of(name)
-    batch = make_batch(ragged(count=9))
+    batch = make_batch(forking(np.random.default_rng(0), 97))
     learner = make_learner(model, gradient_checkpointing=checkpointing, max_tokens=60)
     found = counted(lambda: learner.update(batch, 0.0))
     work = learned_work(batch.rows, 60, Grpo(), chunk // 97)
+    assert learner.shares_prefixes
+    assert work.tokens < sum(len(row.ids) - 1 for row in batch.rows)
     assert (work.chunked > 0) == (chunk < 1 << 25)
     assert training(shape_of(model), work, checkpointing=checkpointing) == pytest.approx(found, rel=CLOSE)
 
@@ -183,11 +194,12 @@ def test_rows_without_advantage_cost_nothing():
 ], ids=["nothing", "old", "reference", "critic head", "critic and reference"])  # fmt: skip
 def test_before_an_update_only_what_is_asked_for_is_computed(method, old, lora):
     model = model_of("qwen3", lora)
-    shape, batch = shape_of(model), make_batch(ragged(count=9))
+    trajectories = forking(np.random.default_rng(0), 97)
+    shape, batch = shape_of(model), make_batch(trajectories)
     learner = make_learner(model, method, old_logprobs=old)
     found = counted(lambda: learner.prepare(batch))
     config = config_of(method={"name": method.name, **method.settings()}, learner__old_logprobs=old)
-    step = measured(config, shape, [[Group({}, {}, ragged(count=9))]])
+    step = measured(config, shape, [[Group({}, {}, trajectories)]])
     phases = {phase.name: phase.flops for phase in estimate(config, shape, step).phases}
     asked = sum(phases.get(name, 0) for name in ("old log-probs", "reference", "critic"))
     assert asked == pytest.approx(found, rel=CLOSE)
@@ -562,8 +574,40 @@ def test_of_a_group_dpo_learns_from_two(shape):
     config = config_of(method={"name": "dpo"}, source={"kind": "policy"}, rollout={"group_size": 8})
     workload = budgeted(config, shape, prompt=20, observation=9)
     grpo = budgeted(config_of(rollout={"group_size": 8}), shape, prompt=20, observation=9)
-    assert workload.scoring.tokens == grpo.scoring.tokens / 4
+    groups, prompt = 16, 20
+    assert workload.scoring.tokens - groups * prompt == (workload.sampling.tokens - groups * prompt) / 4
+    assert workload.scoring == workload.learning
     assert workload.sampling == grpo.sampling
+
+
+@pytest.mark.parametrize("method", ["grpo", "dpo"])
+@pytest.mark.parametrize("max_tokens", [52, 100, 211, 212, 500, 10_000])
+def test_budgets_are_computed_as_groups_that_share_their_prompt(shape, method, max_tokens):
+    """As micro-batches of such groups would be; a group beyond the budget has its prompt in several."""
+    settings = {"rollout": {"group_size": 6, "max_turns": 1, "max_turn_tokens": 32}, "train": {"batch": 5}}
+    if method == "dpo":  # the best and the worst of each
+        settings |= {"method": {"name": "dpo"}, "source": {"kind": "policy"}}
+        max_tokens *= 2
+    config = config_of(**settings, learner={"max_tokens": max_tokens})
+    shape = replace(shape, chunk=100)
+    rng, trajectories, size = np.random.default_rng(0), [], 6 if method == "grpo" else 2
+    for group in range(5):
+        own = [sampled(rng, 97, 20, [(32, 0)], advantage=1.0, group=group) for _ in range(size)]
+        for number, trajectory in enumerate(own):
+            ids = trajectory.samples[0].ids
+            ids[:20], ids[20] = own[0].samples[0].ids[:20], number  # they part with the first word said
+        trajectories += own
+    rows = make_batch(trajectories).rows
+    step = budgeted(config, shape, prompt=20, observation=9)
+    assert step.scoring == learned_work(rows, max_tokens)
+    assert step.learning == learned_work(rows, max_tokens, config.chosen_method, 100)
+    split = method == "grpo" and max_tokens not in (212, 10_000)  # a group and the last token of each of its rows: 212
+    assert (step.scoring.tokens > 5 * 20 + 5 * size * 31) == split
+
+
+def test_what_belongs_together_is_one_micro_batch_however_large():
+    assert list(packs(groups=2, size=4, prompt=10, rest=5, max_tokens=20, unit="group")) == [(1, 4), (1, 4)]
+    assert list(packs(groups=2, size=1, prompt=10, rest=5, max_tokens=9)) == [(1, 1), (1, 1)]
 
 
 def test_budgets_are_an_upper_bound_of_what_a_run_did(warm, unbroken):

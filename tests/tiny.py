@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo_agents.methods import Tokens
 from grpo_agents.rewards.component import Component, RewardVector
@@ -33,9 +33,11 @@ def make_tokenizer():
 
 
 def make_model(kind="qwen3", *, vocab=97, seed=0, scale=0.6, **settings):
-    """Random weights of width 32, larger than at birth: distributions are then far from uniform."""
+    """Random weights of width 32, larger than at birth: distributions are then far from uniform.
+
+    ``kind`` is what transformers calls an architecture.
+    """
     torch.manual_seed(seed)
-    config, model = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
     shape = {
         "vocab_size": vocab,
         "hidden_size": 32,
@@ -51,7 +53,7 @@ def make_model(kind="qwen3", *, vocab=97, seed=0, scale=0.6, **settings):
         "eos_token_id": None,
         "pad_token_id": None,
     }
-    return model(config(**{**shape, **settings})).eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **settings})).eval()
 
 
 def save_start(folder, seed=0, **settings):
@@ -73,6 +75,23 @@ def sampled(rng, vocab, prompt, turns, *, logprobs=None, **fields):
     values = rng.normal(-2, 0.5, len(mask)) if logprobs is None else np.full(len(mask), logprobs)
     sample = Sample(ids, mask, np.where(mask, values, 0).astype(np.float32))
     return Trajectory(samples=[sample], **fields)
+
+
+def forking(rng, vocab, *, groups=4, size=4):
+    """Groups of rollouts of one prompt each; some go on from the middle of one before, some say the same again."""
+    found = []
+    for group in range(groups):
+        prompt, own = int(rng.integers(2, 9)), []
+        for index in range(size):
+            turns = [(int(rng.integers(1, 5)), int(rng.integers(1, 4))) for _ in range(rng.integers(1, 4))]
+            own.append(sampled(rng, vocab, prompt, turns, advantage=float(rng.normal()), group=group, index=index))
+            if index:
+                (sample,), (before,) = own[-1].samples, own[rng.integers(index)].samples
+                shared = int(rng.integers(prompt, min(len(sample.ids), len(before.ids)) + 1))
+                for name in ("ids", "mask", "logprobs"):
+                    getattr(sample, name)[:shared] = getattr(before, name)[:shared]
+        found += own
+    return found
 
 
 def group_of(rows, *, preference=None, names=("outcome",), number=0):

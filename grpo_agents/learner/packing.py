@@ -100,7 +100,7 @@ def deal(rows: Sequence[Row], max_tokens: int, unit: Unit, ranks: int, *, shares
     """
     bundles = _bundles(rows, unit, shares)
     if shares:  # neighbours share most: each rank has a stretch of them
-        ends = np.cumsum([0, *(sum(len(row.ids) for row in bundle) for bundle in bundles)])
+        ends = np.cumsum([0, *(_new_tokens(before, bundle) for before, bundle in pairwise([[], *bundles]))])
         cuts = np.searchsorted(ends[:-1], np.arange(1, ranks) / ranks * ends[-1])  # the first rank has the first
         shares_of = [bundles[start:stop] for start, stop in pairwise([0, *map(int, cuts), len(bundles)])]
     else:

@@ -57,9 +57,7 @@ class LearnerConfig(Section):
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="How weights are moved.")
     updates: int = Field(default=1, ge=1, description="μ: updates on each batch.")
-    max_tokens: int = Field(
-        default=16384, ge=1, description="Tokens of one micro-batch, padding included: bounds the memory."
-    )
+    max_tokens: int = Field(default=16384, ge=1, description="Tokens that one micro-batch computes: bounds the memory.")
     old_logprobs: Literal["engine", "recompute"] = Field(
         default="engine", description="log π_old as the engine returned it, or computed again by the learner."
     )

@@ -3,7 +3,6 @@ import pytest
 from tiny import sampled
 
 from grpo_agents.learner.batch import assign_credit, make_batch
-from grpo_agents.learner.packing import deal, micro_batches
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.support import Support
 from grpo_agents.trajectory import Sample, Step, Trajectory
@@ -12,18 +11,6 @@ from grpo_agents.trajectory import Sample, Step, Trajectory
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def rows_of(rng, lengths, groups=None):
-    """A row of so many tokens for each trajectory, each in a group of its own where none are given."""
-    groups = range(len(lengths)) if groups is None else groups
-    trajectories = [sampled(rng, 90, length - 1, [(1, 0)], advantage=1.0, group=group)
-                    for length, group in zip(lengths, groups, strict=True)]  # fmt: skip
-    return make_batch(trajectories).rows
-
-
-def lengths_of(parts):
-    return [[len(row.ids) for row in part] for part in parts]
 
 
 def test_a_row_holds_the_trained_tokens_of_a_sample(rng):
@@ -110,58 +97,6 @@ def test_turns_without_token_ids_cannot_be_trained(rng):
     with pytest.raises(ValueError, match=r"^trajectory 2\.1: it has no token ids.*engine\.backend"):
         make_batch([sampled(rng, 90, 3, [(2, 0)], advantage=1.0), hosted])
     assert Trajectory().trainable  # nothing was said: nothing is missing
-
-
-def test_micro_batches_keep_to_the_budget_and_lose_nothing(rng):
-    rows = make_batch(
-        [sampled(rng, 90, int(rng.integers(1, 9)), [(int(rng.integers(1, 9)), 0)], advantage=1.0) for _ in range(40)]
-    ).rows
-    for budget in (16, 17, 50, 10_000):
-        parts = list(micro_batches(rows, budget))
-        assert sorted(id(row) for part in parts for row in part) == sorted(id(row) for row in rows)
-        for part in parts:
-            assert len(part) * max(len(row.ids) for row in part) <= budget
-    assert len(list(micro_batches(rows, 10_000))) == 1
-    assert list(micro_batches([], 10)) == []
-
-
-def test_rows_of_like_length_are_together_the_longest_first(rng):
-    """18 tokens are two rows of 9, three of 5 and, if 5 is the longest, no four; what needs most memory comes first."""
-    assert lengths_of(micro_batches(rows_of(rng, [3, 9, 2, 8, 4, 5]), 18)) == [[9, 8], [5, 4, 3], [2]]
-
-
-@pytest.mark.parametrize(
-    ("unit", "ranks", "expected"),
-    [
-        ("token", 1, [[[9, 8], [5, 4, 3], [2]]]),
-        ("token", 2, [[[9, 5], [3]], [[8, 4], [2]]]),
-        ("token", 7, [[[9]], [[8]], [[5]], [[4]], [[3]], [[2]], []]),
-        ("group", 2, [[[3, 9], [4, 5]], [[2, 8]]]),
-        ("trajectory", 2, [[[9, 5], [3]], [[8, 4], [2]]]),
-    ],
-)
-def test_rows_are_dealt_as_cards_are(rng, unit, ranks, expected):
-    """One to each rank in turn, the longest first, so that every rank has rows of every length; a group is one card."""
-    shares = deal(rows_of(rng, [3, 9, 2, 8, 4, 5], [0, 0, 1, 1, 2, 2]), 18, unit, ranks)
-    assert [lengths_of(parts) for parts in shares] == expected
-
-
-@pytest.mark.parametrize("unit", ["trajectory", "group"])
-def test_rows_that_belong_together_and_do_not_fit_are_named(rng, unit):
-    first, second = sampled(rng, 90, 3, [(2, 0)]), sampled(rng, 90, 2, [(2, 0)])
-    rows = make_batch([Trajectory(samples=[*first.samples, *second.samples], advantage=1.0)]).rows
-    assert lengths_of(micro_batches(rows, 10, unit)) == [[5, 4]]
-    said = rf"^a {unit} of 2 rows, which belong together, of 10 tokens does not fit learner\.max_tokens = 9\."
-    with pytest.raises(ValueError, match=said):
-        list(micro_batches(rows, 9, unit))
-
-
-def test_a_row_longer_than_the_budget_is_named(rng):
-    rows = make_batch([sampled(rng, 90, 7, [(5, 0)], advantage=1.0)]).rows
-    assert len(list(micro_batches(rows, 12))) == 1
-    said = r"^a trajectory of 12 tokens does not fit learner\.max_tokens = 11\..*rollout\.max_tokens"
-    with pytest.raises(ValueError, match=said):
-        list(micro_batches(rows, 11))
 
 
 def test_a_method_is_told_of_whole_episodes_and_changes_their_tokens(rng, monkeypatch):

@@ -14,6 +14,7 @@ from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.packing import micro_batches
 from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
+from grpo_agents.learner.tree import Tree
 from grpo_agents.methods.dpo import Dpo
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.ppo import Ppo
@@ -191,8 +192,8 @@ def test_a_critic_begins_at_zero_and_learns_the_return():
     [
         (Ppo(kl_weight=0.1, whiten=True), (24, 60)),
         (Ppo(value_model="separate"), (24, 60)),
-        (Dpo(beta=0.5), (70, 110)),
-        (Dpo(beta=0.5, form="length_normalised"), (70, 110)),
+        (Dpo(beta=0.5), (40, 60)),
+        (Dpo(beta=0.5, form="length_normalised"), (40, 60)),
     ],
     ids=["ppo", "ppo-separate", "dpo", "dpo-normalised"],
 )
@@ -258,17 +259,19 @@ def test_pairs_have_the_gradient_of_whole_logits():
                                    atol=1e-6 + 1e-4 * value.grad.abs().max().item())  # fmt: skip
 
 
-def test_what_belongs_together_is_in_one_micro_batch_or_refused():
+@pytest.mark.parametrize(("shares", "budget"), [(True, 70), (False, 140)])
+def test_what_belongs_together_is_in_one_micro_batch_or_refused(shares, budget):
     model = make_model()
     rows = make_batch(ragged(model, count=8)).rows
     for unit in ("trajectory", "group"):
-        parts = list(micro_batches(rows, 140, unit))
+        parts = list(micro_batches(rows, budget, unit, shares=shares))
         assert len(parts) > 1
         whose = [{getattr(row, unit) for row in part} for part in parts]
         assert sum(map(len, whose)) == len(set().union(*whose))
         assert sorted(id(row) for part in parts for row in part) == sorted(map(id, rows))
         for part in parts:
-            assert len(part) * max(len(row.ids) for row in part) <= 140
+            padded = len(part) * max(len(row.ids) for row in part)
+            assert (len(Tree.of([row.ids for row in part]).ids) if shares else padded) <= budget
     learner = make_learner(model, Dpo(), max_tokens=35)
     refused = r"a group of \d rows, which belong together, of \d+ tokens does not fit learner\.max_tokens = 35\. Raise"
     with pytest.raises(ValueError, match=refused):

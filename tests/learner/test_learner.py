@@ -5,8 +5,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import copy_weights, full_logprobs, make_model, sampled
-from updates import gradients
+from updates import gradients, on_policy, reference_gradient
 
+from grpo_agents.learner import learner as learner_module
 from grpo_agents.learner import logprobs as logprobs_module
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.forward import ForwardPass
@@ -37,35 +38,6 @@ def ragged(seed=0, count=6, advantages=None):
     return found
 
 
-def on_policy(model, trajectories, temperature=1.0):
-    """Writes what an engine would have returned: the model's own log-probabilities."""
-    for trajectory in trajectories:
-        for sample in trajectory.samples:
-            values = np.concatenate([[0.0], full_logprobs(model, sample.ids, temperature)])
-            sample.logprobs[:] = np.where(sample.mask, values, 0.0)
-    return trajectories
-
-
-def reference_gradient(model, method, trajectories, temperature):
-    """The same in float64 from whole logits, trajectory by trajectory: GRPO without the clip (ρ = 1) or SFT."""
-    model = copy.deepcopy(model).double()
-    count = sum(trajectory.sampled_tokens for trajectory in trajectories)
-    total = torch.zeros((), dtype=torch.float64)
-    for trajectory in trajectories:
-        for sample in trajectory.samples:
-            ids = torch.tensor(sample.ids[None].astype(np.int64))
-            logits = model(input_ids=ids, use_cache=False).logits[0] / temperature
-            every = torch.log_softmax(logits[:-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
-            said = every[torch.tensor(sample.mask[1:])]
-            if isinstance(method, Sft):
-                total = total - trajectory.advantage * said.sum() / count
-            else:
-                share = trajectory.sampled_tokens * len(trajectories) if method.aggregation == "sequence" else count
-                total = total - trajectory.advantage * (said - said.detach()).exp().sum() / share
-    total.backward()
-    return {name: value.grad for name, value in model.named_parameters()}
-
-
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("method", [Grpo(), Grpo(aggregation="token"), Sft(aggregation="token")],
                          ids=["sequence", "token", "sft"])  # fmt: skip
@@ -84,18 +56,20 @@ def test_the_gradient_is_that_of_whole_logits_in_float64(kind, method, temperatu
 @pytest.mark.parametrize("settings", [{"kl_weight": 0.1}, {"aggregation": "token", "entropy_bonus": 0.1},
                                       {"aggregation": "constant", "max_length": 20}])  # fmt: skip
 def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
-    """Micro-batches, the order of the rows, what follows the last trained token, and chunks of logits."""
+    """Micro-batches, the order of the rows, chunks of logits, every row alone, and rows that share no prefix."""
     start = make_model(kind)
     trajectories = ragged(count=9)
     results = []
-    for variant in ("whole", "small", "shuffled", "chunked", "padded"):
+    for variant in ("whole", "small", "shuffled", "chunked", "alone", "padded"):
         model = copy.deepcopy(start)
+        if variant == "padded":
+            monkeypatch.setattr(learner_module, "prepare", lambda _: False)
         learner = make_learner(model, Grpo(**settings), lr=1e-2, max_tokens=40 if variant == "small" else 4000)
         mine = list(trajectories)
         if variant == "shuffled":
             mine = [mine[index] for index in np.random.default_rng(1).permutation(len(mine))]
-        if variant == "padded":  # a very long row beside them, of which no token is trained with any weight
-            monkeypatch.setattr("grpo_agents.learner.packing._fill", lambda rows, *_: ([row] for row in rows))
+        if variant == "alone":
+            monkeypatch.setattr("grpo_agents.learner.packing._fill", lambda bundles, *_: iter(bundles))
         monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", VOCAB * 5 if variant == "chunked" else 1 << 25)
         batch = make_batch(mine)
         learner.prepare(batch)
