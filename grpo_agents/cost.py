@@ -448,8 +448,8 @@ class Compared:
 def compare(config: Config, shape: Shape, workload: Workload, judge: Shape | None = None) -> list[Compared]:
     """Every method with its own settings, and two with a KL term, on the same N and D; those of one cost together.
 
-    Each samples all of D if it samples, keeps it all, and goes through it once, in the same groups. A reward model judges what is sampled,
-    and is not retrained.
+    Each samples all of D if it samples, keeps it all, and goes through it once, in the same groups. A reward
+    model judges what is sampled, and is not retrained.
     """
     frozen = None if config.reward_model is None else config.reward_model.model_copy(update={"retrain_every": None})
     found: dict[tuple[float, float], Compared] = {}
