@@ -1,6 +1,6 @@
 """One start, eleven methods, as many sampled tokens: what each learns, in and out of its domain.
 
-python examples/learning/compare.py                    rebuilds the table from results/*.json
+python examples/learning/compare.py                    rebuilds the table of docs/learning.md from results/*.json
 python examples/learning/compare.py --run 0 1 2 3 4    runs these seeds anew first, all methods or those of --methods
 
 Every seed has a start of its own (sft): the demo's model, which imitates dialogues that choose a tool at random. From
@@ -16,12 +16,11 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging
 
 from grpo_agents.build import build
@@ -71,7 +70,7 @@ def main() -> None:
     logging.disable_progress_bar()
     for seed in arguments.run:
         run_seed(seed, arguments.methods)
-    Console(width=130, emoji=False).print(table(read_results()))
+    print(table(read_results()))
 
 
 def run_seed(seed: int, methods: list[str]) -> None:
@@ -121,6 +120,7 @@ def measure(method: str, seed: int, config: Config, start: Path) -> None:
         found[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
         if name == "in_domain":
             found["kl_per_token"] = kl_from(config, everyone, start)
+            found["ways"] = ways(everyone)
             found["tokens_an_episode"] = float(np.mean([trajectory.sampled_tokens for trajectory in everyone]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{method}-{seed}.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -136,6 +136,13 @@ def play(config: Config) -> list[Trajectory]:
     player.close()
     parts.engine.close()
     return [trajectory for group in groups for trajectory in group.trajectories]
+
+
+def ways(trajectories: list[Trajectory]) -> dict[str, float]:
+    """What hard questions were answered by: the share of each tool, and of none."""
+    hard = [trajectory for trajectory in trajectories if trajectory.task["kind"] == "hard"]
+    asked = Counter(next((run.name for step in one.steps for run in step.tools), "direct") for one in hard)
+    return {name: count / len(hard) for name, count in sorted(asked.items())}
 
 
 def kl_from(config: Config, trajectories: list[Trajectory], start: Path) -> float:
@@ -159,29 +166,26 @@ def read_results() -> dict[str, list[dict[str, Any]]]:
     return {name: some for name in ORDER if (some := [run for run in found if run["method"] == name])}
 
 
-def table(runs: dict[str, list[dict[str, Any]]]) -> Table:
-    """Means over seeds with 95 % intervals."""
-    shown = Table(title="Share of right answers; mean over seeds and 95 % interval")
-    for column in (
-        "method",
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Means over seeds with 95 % intervals, in Markdown; seconds are medians, as other work disturbs some runs."""
+    columns = (
         "in domain",
         "out of domain",
-        "KL a token from the start",
-        "sampled tokens",
+        "KL from the start",
+        "hard: calculator",
+        "hard: expert",
+        "tokens",
         "seconds",
-        "seeds",
-    ):
-        shown.add_column(column, justify="left" if column == "method" else "right")
+    )
+    lines = [f"| method | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for method, some in runs.items():
-        columns = [[run[name]["mean"] for run in some] for name in ("in_domain", "out_of_domain")]
-        columns.append([run["kl_per_token"] for run in some])
-        shown.add_row(
-            method,
-            *(between(values) for values in columns),
-            *(f"{np.mean([run[name] for run in some]):,.0f}" for name in ("sampled_tokens", "seconds")),
-            str(len(some)),
-        )
-    return shown
+        shown = [between([run[name]["mean"] for run in some]) for name in ("in_domain", "out_of_domain")]
+        shown.append(between([run["kl_per_token"] for run in some]))
+        shown += [f"{np.mean([run['ways'].get(tool, 0.0) for run in some]):.2f}" for tool in ("calculator", "expert")]
+        shown.append(f"{np.mean([run['sampled_tokens'] for run in some]):,.0f}")
+        shown.append(f"{np.median([run['seconds'] for run in some]):.0f}")
+        lines.append(f"| `{method}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def between(values: list[float]) -> str:
