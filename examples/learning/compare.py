@@ -48,7 +48,7 @@ METHODS: dict[str, list[str]] = {
     "sft_longer": ["method.name=sft", DEMONSTRATIONS, "train.batch=128"],
     "rft": ["method.name=rft", "source.kind=frozen"],
     "online_rft": ["method.name=online_rft"],
-    "dpo": ["method.name=dpo", "source.kind=frozen"],
+    "dpo": ["method.name=dpo", "source.kind=frozen", "learner.optimizer.lr=1e-4"],
     "ppo": ["method.name=ppo", "method.kl_weight=0.01"],
     "dr_grpo": ["method.name=dr_grpo", "method.max_length=72"],
     "dapo": ["method.name=dapo", "method.resample=0"],
