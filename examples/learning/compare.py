@@ -16,7 +16,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,6 @@ def measure(method: str, seed: int, config: Config, start: Path) -> None:
         found[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
         if name == "in_domain":
             found["kl_per_token"] = kl_from(config, everyone, start)
-            found["ways"] = ways(everyone)
             found["tokens_an_episode"] = float(np.mean([trajectory.sampled_tokens for trajectory in everyone]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{method}-{seed}.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -136,13 +134,6 @@ def play(config: Config) -> list[Trajectory]:
     player.close()
     parts.engine.close()
     return [trajectory for group in groups for trajectory in group.trajectories]
-
-
-def ways(trajectories: list[Trajectory]) -> dict[str, float]:
-    """What hard questions were answered by: the share of each tool, and of none."""
-    hard = [trajectory for trajectory in trajectories if trajectory.task["kind"] == "hard"]
-    asked = Counter(next((run.name for step in one.steps for run in step.tools), "direct") for one in hard)
-    return {name: count / len(hard) for name, count in sorted(asked.items())}
 
 
 def kl_from(config: Config, trajectories: list[Trajectory], start: Path) -> float:
@@ -168,20 +159,11 @@ def read_results() -> dict[str, list[dict[str, Any]]]:
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Means over seeds with 95 % intervals, in Markdown; seconds are medians, as other work disturbs some runs."""
-    columns = (
-        "in domain",
-        "out of domain",
-        "KL from the start",
-        "hard: calculator",
-        "hard: expert",
-        "tokens",
-        "seconds",
-    )
+    columns = ("in domain", "out of domain", "KL from the start", "tokens", "seconds")
     lines = [f"| method | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for method, some in runs.items():
         shown = [between([run[name]["mean"] for run in some]) for name in ("in_domain", "out_of_domain")]
         shown.append(between([run["kl_per_token"] for run in some]))
-        shown += [f"{np.mean([run['ways'].get(tool, 0.0) for run in some]):.2f}" for tool in ("calculator", "expert")]
         shown.append(f"{np.mean([run['sampled_tokens'] for run in some]):,.0f}")
         shown.append(f"{np.median([run['seconds'] for run in some]):.0f}")
         lines.append(f"| `{method}` | {' | '.join(shown)} |")
