@@ -121,6 +121,7 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
     else:
         chat = make_chat(config)
         engine = _make_engine(config, model, chat, say)
+    gc.unfreeze()  # what an earlier run in this process left
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
     return Parts(config, model, chat, engine, vector, preferences, dict(env.maxima), reward_model)

@@ -1,6 +1,8 @@
 """The pages of docs/ say what is there."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -41,3 +43,16 @@ def test_a_papers_lines_are_a_config_and_its_tests_are_there(row):
 def test_every_method_has_its_paper():
     named = {make_method(tomllib.loads(line)["method"]).name for line in re.findall(r"`(method = [^`]+)`", PAPERS)}
     assert named == set(available())
+
+
+def test_the_table_of_methods_is_that_of_the_runs_that_are_kept():
+    """docs/learning.md, from examples/learning/results."""
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "examples" / "learning" / "compare.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    table = done.stdout.strip()
+    assert len(table.splitlines()) == 13  # eleven methods below a head
+    assert table in (REPOSITORY / "docs" / "learning.md").read_text()

@@ -239,7 +239,7 @@ def test_gradients_without_end_stop_the_run(warm, tmp_path, monkeypatch):
     with pytest.raises(FloatingPointError, match="2 updates in a row"):
         runner.train()
     before = load_file(warm / "model" / "model.safetensors")
-    assert all((before[name] == value).all() for name, value in runner.model.named_parameters())
+    assert all((before[name] == value).all() for name, value in runner.learner.model.named_parameters())
 
 
 def test_a_second_ctrl_c_stops_at_once():

@@ -1,6 +1,6 @@
 """One start, eleven methods, as many sampled tokens: what each learns, in and out of its domain.
 
-python examples/learning/compare.py                    rebuilds the table from results/*.json
+python examples/learning/compare.py                    rebuilds the table of docs/learning.md from results/*.json
 python examples/learning/compare.py --run 0 1 2 3 4    runs these seeds anew first, all methods or those of --methods
 
 Every seed has a start of its own (sft): the demo's model, which imitates dialogues that choose a tool at random. From
@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging
 
 from grpo_agents.build import build
@@ -49,7 +47,7 @@ METHODS: dict[str, list[str]] = {
     "sft_longer": ["method.name=sft", DEMONSTRATIONS, "train.batch=128"],
     "rft": ["method.name=rft", "source.kind=frozen"],
     "online_rft": ["method.name=online_rft"],
-    "dpo": ["method.name=dpo", "source.kind=frozen"],
+    "dpo": ["method.name=dpo", "source.kind=frozen", "learner.optimizer.lr=1e-4"],
     "ppo": ["method.name=ppo", "method.kl_weight=0.01"],
     "dr_grpo": ["method.name=dr_grpo", "method.max_length=72"],
     "dapo": ["method.name=dapo", "method.resample=0"],
@@ -71,7 +69,7 @@ def main() -> None:
     logging.disable_progress_bar()
     for seed in arguments.run:
         run_seed(seed, arguments.methods)
-    Console(width=130, emoji=False).print(table(read_results()))
+    print(table(read_results()))
 
 
 def run_seed(seed: int, methods: list[str]) -> None:
@@ -159,29 +157,17 @@ def read_results() -> dict[str, list[dict[str, Any]]]:
     return {name: some for name in ORDER if (some := [run for run in found if run["method"] == name])}
 
 
-def table(runs: dict[str, list[dict[str, Any]]]) -> Table:
-    """Means over seeds with 95 % intervals."""
-    shown = Table(title="Share of right answers; mean over seeds and 95 % interval")
-    for column in (
-        "method",
-        "in domain",
-        "out of domain",
-        "KL a token from the start",
-        "sampled tokens",
-        "seconds",
-        "seeds",
-    ):
-        shown.add_column(column, justify="left" if column == "method" else "right")
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Means over seeds with 95 % intervals, in Markdown; seconds are medians, as other work disturbs some runs."""
+    columns = ("in domain", "out of domain", "KL from the start", "tokens", "seconds")
+    lines = [f"| method | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for method, some in runs.items():
-        columns = [[run[name]["mean"] for run in some] for name in ("in_domain", "out_of_domain")]
-        columns.append([run["kl_per_token"] for run in some])
-        shown.add_row(
-            method,
-            *(between(values) for values in columns),
-            *(f"{np.mean([run[name] for run in some]):,.0f}" for name in ("sampled_tokens", "seconds")),
-            str(len(some)),
-        )
-    return shown
+        shown = [between([run[name]["mean"] for run in some]) for name in ("in_domain", "out_of_domain")]
+        shown.append(between([run["kl_per_token"] for run in some]))
+        shown.append(f"{np.mean([run['sampled_tokens'] for run in some]):,.0f}")
+        shown.append(f"{np.median([run['seconds'] for run in some]):.0f}")
+        lines.append(f"| `{method}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def between(values: list[float]) -> str:
