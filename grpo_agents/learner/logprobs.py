@@ -18,7 +18,7 @@ CUT = -1e30
 
 def token_logprobs(
     hidden: torch.Tensor,
-    head: torch.nn.Module,
+    head: torch.nn.Linear,
     targets: torch.Tensor,
     temperature: float = 1.0,
     support: Support | None = None,
@@ -41,8 +41,7 @@ def token_logprobs(
     Returns:
         log π (tokens,) and entropy (tokens,), float32.
     """
-    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    logprobs, entropy = _TokenLogprobs.apply(hidden, head, targets, temperature, support, *trained)  # type: ignore[misc]
+    logprobs, entropy = _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, temperature, support)  # type: ignore[misc]
     return logprobs, entropy if entropy_gradient else entropy.detach()
 
 
@@ -57,66 +56,69 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: torch.Tensor,
-        head: torch.nn.Module,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
         targets: torch.Tensor,
         temperature: float,
         support: Support | None,
-        *trained: torch.Tensor,  # noqa: ARG004  # the head's, so that they get a gradient
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        device = hidden.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        ctx.temperature, ctx.support = temperature, support
         logprobs, entropy = torch.empty(2, len(targets), dtype=torch.float32, device=hidden.device)
-        for some, kept in _chunks(head, len(targets), support):
-            every = _log_softmax(head(hidden[some]), targets[some], temperature, kept)  # (chunk, V)
+        for some, every in _chunks(ctx, hidden, weight, bias, targets):
             logprobs[some] = every.gather(-1, targets[some, None])[:, 0]
             entropy[some] = -every.exp().mul_(every).sum(-1)
-        device = hidden.device.type
-        ctx.save_for_backward(hidden, targets, entropy)
-        ctx.head, ctx.temperature, ctx.support = head, temperature, support
-        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
         ctx.set_materialize_grads(False)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        hidden, targets, entropy = ctx.saved_tensors
-        trained = [parameter for parameter in ctx.head.parameters() if parameter.requires_grad]
+        hidden, weight, bias, targets, entropy = ctx.saved_tensors
         of_logprobs = torch.zeros_like(entropy) if gradients[0] is None else gradients[0]  # (tokens,)
         of_entropy = gradients[1]
-        of_hidden, of_trained = torch.empty_like(hidden), [torch.zeros_like(parameter) for parameter in trained]
-        for some, kept in _chunks(ctx.head, len(targets), ctx.support):
-            with torch.enable_grad(), torch.autocast(*ctx.autocast):
-                own = hidden[some].detach().requires_grad_()
-                logits = ctx.head(own)
-            every = _log_softmax(logits.detach(), targets[some], ctx.temperature, kept)
-            weights = -of_logprobs[some, None]
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
+        cast = weight.to(ctx.dtype)
+        for some, every in _chunks(ctx, hidden, weight, bias, targets):
+            shares = -of_logprobs[some, None]
             if of_entropy is not None:
-                weights = weights - of_entropy[some, None] * (every + entropy[some, None])
-            of_logits = every.exp_().mul_(weights)
+                shares = shares - of_entropy[some, None] * (every + entropy[some, None])
+            of_logits = every.exp_().mul_(shares)  # (chunk, V)
             of_logits.scatter_add_(-1, targets[some, None], of_logprobs[some, None])
-            of_logits /= ctx.temperature
-            found = torch.autograd.grad(logits, (own, *trained), of_logits.to(logits.dtype))
-            of_hidden[some] = found[0]
-            for total, part in zip(of_trained, found[1:], strict=True):
-                total += part
-        return of_hidden, None, None, None, None, *of_trained
+            of_logits = of_logits.div_(ctx.temperature).to(ctx.dtype)
+            of_hidden[some] = of_logits @ cast
+            if of_weight is not None:
+                of_weight += of_logits.T @ hidden[some].to(ctx.dtype)
+            if of_bias is not None:
+                of_bias += of_logits.sum(0)
+        return of_hidden, of_weight, of_bias, None, None, None
 
 
-def _chunks(head: torch.nn.Module, tokens: int, support: Support | None) -> Iterator[tuple[slice, Support | None]]:
-    size = max(1, CHUNK_LOGITS // head.weight.shape[0])  # type: ignore[operator,union-attr]
-    starts = range(0, tokens, size)
-    supports = [None] * len(starts) if support is None else support.split(size)
-    for start, kept in zip(starts, supports, strict=True):
-        yield slice(start, start + size), kept
+def _chunks(
+    ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Which tokens, and log π of every token after each of them, (chunk, V), float32."""
+    size = max(1, CHUNK_LOGITS // len(weight))
+    starts = range(0, len(targets), size)
+    supports = [None] * len(starts) if ctx.support is None else ctx.support.split(size)
+    weight, bias = weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype)
+    for start, support in zip(starts, supports, strict=True):
+        some = slice(start, start + size)
+        logits = torch.nn.functional.linear(hidden[some].to(ctx.dtype), weight, bias).float()
+        if ctx.temperature != 1:
+            logits /= ctx.temperature
+        if support is not None:
+            logits.masked_fill_(_cut(support, targets[some], len(weight)), CUT)
+        yield some, logits.log_softmax(-1)
 
 
-def _log_softmax(
-    logits: torch.Tensor, targets: torch.Tensor, temperature: float, support: Support | None
-) -> torch.Tensor:
-    """Log π of every token after each of some, (tokens, V), float32, from their logits (tokens, V)."""
-    logits = logits.float() if temperature == 1 else logits.float() / temperature
-    if support is not None:
-        ids = torch.from_numpy(support.padded()).to(logits.device, torch.int64)  # (tokens, largest count)
-        ids = torch.where(ids < 0, targets[:, None], ids)
-        cut = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, ids, False)  # noqa: FBT003
-        cut[torch.from_numpy(support.counts == 0)] = False
-        logits = logits.masked_fill(cut, CUT)
-    return logits.log_softmax(-1)
+def _cut(support: Support, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Which tokens the distribution of each target is not over, (tokens, V)."""
+    ids = torch.from_numpy(support.padded()).to(targets.device, torch.int64)  # (tokens, largest count)
+    cut = torch.ones(len(targets), vocabulary, dtype=torch.bool, device=targets.device)
+    cut.scatter_(-1, torch.where(ids < 0, targets[:, None], ids), value=False)
+    cut[torch.from_numpy(support.counts == 0)] = False  # not cut at all
+    return cut

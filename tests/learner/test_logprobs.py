@@ -114,14 +114,11 @@ def test_never_more_logits_at_once_than_a_chunk(kind, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * 16)
     hidden, head, targets = parts(tokens=90)
     support = None if kind is None else supports_of(targets, 50, kind)[1]
-    seen = []
-    head.register_forward_hook(lambda *args: seen.append(args[2].shape[0]))
     with Largest() as largest:
         values, entropies = token_logprobs(
             hidden.requires_grad_(True), head, targets, 0.7, support, entropy_gradient=True
         )
         (values.sum() + entropies.sum()).backward()
-    assert seen == 2 * [16, 16, 16, 16, 16, 10]  # each chunk once forward, once again for its gradient
     assert largest.numbers == max(50 * 16, hidden.numel(), head.weight.numel())
 
 

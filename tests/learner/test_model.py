@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_agents.learner.model import (
     computing_in,
+    decoder_and_head,
     load_model,
     load_tokenizer,
     resolve_device,
@@ -162,3 +163,9 @@ def test_tied_weights_stay_tied(start, tmp_path):
     restore_policy(other, tmp_path)
     assert other.lm_head.weight is other.model.embed_tokens.weight
     assert make_model().lm_head.weight.shape == (97, 32)
+
+
+def test_an_adapter_of_the_output_layer_is_refused(start):
+    model, _ = load(start, LoraSettings(targets=["lm_head"]))
+    with pytest.raises(ValueError, match=r"Qwen3ForCausalLM is no plain matrix.*model\.lora\.targets"):
+        decoder_and_head(model)
