@@ -249,7 +249,7 @@ def learned_work(rows: Sequence[Row], max_tokens: int, unit: Unit = "token") -> 
     parts = []
     for part in micro_batches(rows, max_tokens, unit):
         pack = as_tree(part, torch.device("cpu"))
-        pairs = float((pack.arguments["tree"].depth + 1).sum())
+        pairs = float((pack.arguments["ancestry"].tree.depth + 1).sum())
         parts.append(Work(pack.tokens, pairs, len(pack.targets)))
     return total(parts)
 

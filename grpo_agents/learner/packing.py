@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from grpo_agents.learner.attention import Ancestry
 from grpo_agents.learner.batch import Row
 from grpo_agents.learner.tree import Tree, common, sort_key
 from grpo_agents.support import Support
@@ -52,7 +53,7 @@ def as_tree(rows: Sequence[Row], device: torch.device) -> Pack:
         "input_ids": _tensor(tree.ids, device)[None],
         "position_ids": _tensor(tree.depth, device)[None],
         "attention_mask": torch.empty(1, 1, 1, 1, device=device),  # of four dimensions, which no model touches
-        "tree": tree,
+        "ancestry": Ancestry(tree, device),
     }
     places, targets, order = (_tensor(array, device) for array in (places, targets, order))
     return Pack(arguments, places, targets, order, support, len(tree.ids))
