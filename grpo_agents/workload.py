@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from grpo_agents.learner.batch import Row, make_batch, with_advantage
-from grpo_agents.learner.packing import Unit, as_tree, micro_batches
+from grpo_agents.learner.packing import Unit, as_tree, cut, micro_batches
 
 if TYPE_CHECKING:
     from grpo_agents.config import Config
@@ -119,7 +119,7 @@ def episodes(
 
     def computed(unit: Unit) -> Work:
         parts = []
-        for prompts, rows in packs(groups, learned, prompt, rest + 1, config.learner.max_tokens, unit):
+        for prompts, rows in packs(groups, learned, prompt, rest, config.learner.max_tokens, unit):
             pairs = prompts * triangle(prompt) + rows * triangle(rest, prompt)
             parts.append(Work(prompts * prompt + rows * rest, pairs, rows * sampled))
         return total(parts)
@@ -153,18 +153,16 @@ def packs(
         max_tokens: Of a micro-batch; what belongs together and has more is one all the same.
         unit: What belongs together.
 
-    >>> list(packs(groups=2, size=3, prompt=10, rest=5, max_tokens=40))
-    [(2, 4), (1, 2)]
+    >>> list(packs(groups=2, size=3, prompt=10, rest=5, max_tokens=40)), list(packs(1, 3, 10, 5, max_tokens=20))
+    ([(1, 3), (1, 3)], [(1, 1), (1, 2)])
     """
     together = size if unit == "group" else 1
-    prompts = rows = 0
-    for number in range(0, groups * size, together):
-        begins = number % size == 0 or not rows
-        if rows and (prompts + begins) * prompt + (rows + together) * rest > max_tokens:
-            yield prompts, rows
-            prompts, rows, begins = 0, 0, True
-        prompts, rows = prompts + begins, rows + together
-    yield prompts, rows
+    firsts = np.arange(0, groups * size, together)
+    alone = prompt + together * rest
+    new = np.where(firsts % size == 0, alone, together * rest)
+    for start, stop in cut([alone] * len(firsts), new.tolist(), max_tokens):
+        begun = {int(first) // size for first in firsts[start:stop]}
+        yield len(begun), (stop - start) * together
 
 
 def measured(config: Config, steps: Sequence[Sequence[Group]], *, replaced: float = 0.0) -> Workload:
