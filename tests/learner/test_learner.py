@@ -69,7 +69,7 @@ def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
         if variant == "shuffled":
             mine = [mine[index] for index in np.random.default_rng(1).permutation(len(mine))]
         if variant == "alone":
-            monkeypatch.setattr("grpo_agents.learner.packing._fill", lambda bundles, *_: iter(bundles))
+            monkeypatch.setattr("grpo_agents.learner.packing._trees", lambda bundles, *_: iter(bundles))
         monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", VOCAB * 5 if variant == "chunked" else 1 << 25)
         batch = make_batch(mine)
         learner.prepare(batch)
