@@ -38,6 +38,14 @@ def small_model(**settings: Any) -> PreTrainedModel:
     return Qwen2ForCausalLM(Qwen2Config(**{**shape, **settings}))
 
 
+def large_model() -> PreTrainedModel:
+    """494 million random weights in the shape of Qwen2.5 0.5B."""
+    return small_model(
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+        num_key_value_heads=2, max_position_embeddings=32768,
+    )  # fmt: skip
+
+
 def one_turn(prompt: int, completion: int, groups: int, size: int) -> Work:
     """Groups whose episodes share all but the completion."""
     rng = np.random.default_rng(0)
@@ -81,6 +89,12 @@ WORKS: dict[str, Callable[[], Work]] = {
     "prompt 1,024, completion 64, 4 × 16": lambda: one_turn(1024, 64, 4, 16),
     "4 turns with tools, 600 … 1,500, 4 × 8": lambda: tool_turns(512, 600, 1500, 4, 8),
     "nothing shared, 64 … 512, 4 × 16": lambda: nothing_shared(64, 512, 4, 16),
+}
+
+LARGE_WORKS: dict[str, Callable[[], Work]] = {
+    "prompt 2,048, completion 256, 4 × 16": lambda: one_turn(2048, 256, 4, 16),
+    "prompt 8,192, completion 256, 4 × 16": lambda: one_turn(8192, 256, 4, 16),
+    "4 turns with tools, 2,500 … 6,000, 4 × 8": lambda: tool_turns(2048, 2500, 6000, 4, 8),
 }
 
 
