@@ -43,6 +43,10 @@ class Learner:
         largest_mismatch: How far the engine's log-probabilities may be from the learner's, on average over a batch.
         ranks: The processes that share it; each makes one with the same arguments.
 
+    Attributes:
+        shares_prefixes: Whether what rows have in common is computed once.
+        why_padded: Why it is not, or nothing.
+
     Raises:
         ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone.
     """
@@ -61,7 +65,8 @@ class Learner:
         ranks: Ranks | None = None,
     ):
         self.model = model
-        self.shares_prefixes = prepare(model)
+        self.why_padded = prepare(model)
+        self.shares_prefixes = not self.why_padded
         self.ranks = ranks or Ranks()
         self.config = config
         self.method = method

@@ -63,7 +63,7 @@ def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
     for variant in ("whole", "small", "shuffled", "chunked", "alone", "padded"):
         model = copy.deepcopy(start)
         if variant == "padded":
-            monkeypatch.setattr(learner_module, "prepare", lambda _: False)
+            monkeypatch.setattr(learner_module, "prepare", lambda _: "for this test")
         learner = make_learner(model, Grpo(**settings), lr=1e-2, max_tokens=40 if variant == "small" else 4000)
         mine = list(trajectories)
         if variant == "shuffled":
