@@ -26,7 +26,7 @@ def adamw8bit(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Opti
             "and the shards of several processes cut through them. Use 'adamw' or 'muon'."
         )
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise ValueError(
             "learner.optimizer.name is 'adamw8bit', and bitsandbytes is not installed: "

@@ -76,7 +76,7 @@ def prepare(model: PreTrainedModel) -> str:
 
     Raises:
         ValueError: Not even one row after the other is computed as the model itself does: hidden states and output
-            layer alone do not make this architecture's logits.
+            layer alone do not make this architecture's logits. Or its own logits are not finite.
     """
     if (more := _after_head(model)) is not None:
         raise ValueError(
@@ -89,6 +89,10 @@ def prepare(model: PreTrainedModel) -> str:
     model.eval()
     try:
         theirs = torch.cat([_own_logprobs(model, row) for row in probes])
+        if not theirs.isfinite().all():
+            raise ValueError(
+                f"{_architecture(model)} gives log-probabilities that are not finite: its weights are broken"
+            )
         why_padded = _takes_no_trees(model)
         for shares in (True, False):
             if shares and why_padded:

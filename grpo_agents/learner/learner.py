@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from grpo_agents.learner import mismatch, saved
-from grpo_agents.learner.batch import Batch, Row, assign_credit, with_advantage
+from grpo_agents.learner.batch import Batch, Row, assign_credit, check_ids, with_advantage
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.forward import Forward, ForwardPass, prepare
 from grpo_agents.learner.model import save_model
@@ -48,7 +48,8 @@ class Learner:
         why_padded: Why it is not, or nothing.
 
     Raises:
-        ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone.
+        ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone;
+            nothing of the model is to be trained; or the optimiser cannot be had.
     """
 
     def __init__(
@@ -64,7 +65,13 @@ class Learner:
         largest_mismatch: float = math.inf,
         ranks: Ranks | None = None,
     ):
+        if not any(value.requires_grad for value in model.parameters()):
+            raise ValueError(
+                "there is nothing to train: no parameter of the model takes a gradient. Load an adapter as trainable, "
+                "and set requires_grad of what is to be learned"
+            )
         self.model = model
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.why_padded = prepare(model)
         self.shares_prefixes = not self.why_padded
         self.ranks = ranks or Ranks()
@@ -115,8 +122,8 @@ class Learner:
             has no rows, of which nothing is learned.
 
         Raises:
-            ValueError: The engine's log-probabilities are off; then nothing was moved.
-            FloatingPointError: See :meth:`update`.
+            ValueError: The engine's log-probabilities are off, or see :meth:`prepare`; then nothing was moved.
+            FloatingPointError: See :meth:`prepare` and :meth:`update`.
         """
         torch.manual_seed(seed)
         self._renew_reference(version)  # due whatever the batch holds
@@ -129,22 +136,34 @@ class Learner:
         return figures
 
     def prepare(self, batch: Batch) -> None:
-        """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch."""
+        """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch.
+
+        Raises:
+            ValueError: A token id that the model does not have, or rows that do not fit ``max_tokens``.
+            FloatingPointError: A log-probability or a value is not finite; says which, and of which trajectory.
+        """
+        check_ids(batch.rows, self.vocabulary)
         recompute = self.config.old_logprobs == "recompute" and self.source not in ("demonstrations", "pairs")
         if recompute or self.critic is not None:
-            for row, logprobs, values in self._score(self._policy_pass, batch.rows):
+            for row, logprobs, values in self._score("log π_old", self._policy_pass, batch.rows):
                 row.old = logprobs if recompute else row.old
                 row.values = values
         if self.method.needs_reference:
             with self.model.disable_adapter() if self._adapter else nullcontext():  # type: ignore[operator]
-                for row, logprobs, _ in self._score(self._reference_pass, batch.rows, values=False):
+                for row, logprobs, _ in self._score("log π_ref", self._reference_pass, batch.rows, values=False):
                     row.reference = logprobs
         assign_credit(batch, self.method)
 
     @collective
     def score(self, rows: Sequence[Row]) -> list[tuple[Row, np.ndarray]]:
-        """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first."""
-        return [(row, logprobs) for row, logprobs, _ in self._score(self._policy_pass, rows, values=False)]
+        """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first.
+
+        Raises:
+            ValueError: As :meth:`prepare`.
+            FloatingPointError: As :meth:`prepare`.
+        """
+        check_ids(rows, self.vocabulary)
+        return [(row, logprobs) for row, logprobs, _ in self._score("log π", self._policy_pass, rows, values=False)]
 
     @collective
     def weights(self) -> dict[str, torch.Tensor]:
@@ -250,9 +269,13 @@ class Learner:
         return deal(rows, self.config.max_tokens, unit, self.ranks.size, shares=self.shares_prefixes)
 
     def _score(
-        self, forward: ForwardPass, rows: Sequence[Row], *, values: bool = True
+        self, what: str, forward: ForwardPass, rows: Sequence[Row], *, values: bool = True
     ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
-        """Log π of each row's trained tokens and, with a critic, the values before them; without a gradient."""
+        """Log π of each row's trained tokens and, with a critic, the values before them; without a gradient.
+
+        Raises:
+            FloatingPointError: One is not finite; ``what`` names the log-probabilities.
+        """
         forward.eval()
         own: list[tuple[np.ndarray, np.ndarray | None]] = []
         for part, counts in self._passes(rows):
@@ -265,7 +288,11 @@ class Learner:
                 own += zip(logprobs, expected, strict=True)
         shares = self._deal(rows)
         for parts, results in zip(shares, self.ranks.gather(own), strict=True):
-            yield from ((row, *result) for row, result in zip(chain.from_iterable(parts), results, strict=True))
+            for row, (logprobs, expected) in zip(chain.from_iterable(parts), results, strict=True):
+                _check_finite(what, row, logprobs)
+                if expected is not None:
+                    _check_finite("a value of the critic", row, expected)
+                yield row, logprobs, expected
 
     def tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
         """What a method's loss reads of some rows: side by side, with the normalisers of the whole batch."""
@@ -319,6 +346,15 @@ class Learner:
         own = tokens.old if self.config.old_logprobs == "recompute" else tokens.logprobs.detach()
         staleness = version - np.concatenate([row.version for row in rows])
         return own.cpu().numpy(), np.concatenate([row.sampler for row in rows]), staleness
+
+
+def _check_finite(what: str, row: Row, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise FloatingPointError(
+            f"trajectory {row.name}: {what}, as the learner computes it, is not finite. Nothing was learned from this "
+            "batch. Weights that are not finite, or too large for what is computed in, do this: go on from an earlier "
+            "checkpoint with a lower learner.optimizer.lr, or compute in float32 (model.dtype)."
+        )
 
 
 def _means(ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:

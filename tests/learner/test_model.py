@@ -9,6 +9,7 @@ from tiny import copy_weights, make_model, save_start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_agents.learner.model import (
+    add_lora,
     computing_in,
     load_model,
     load_tokenizer,
@@ -125,6 +126,12 @@ def test_no_model_there(tmp_path):
     (tmp_path / "nothing-here").mkdir()
     with pytest.raises(ValueError, match=r"model\.path .*nothing-here.* could not be loaded"):
         load(tmp_path / "nothing-here")
+
+
+@pytest.mark.parametrize("targets", ["nothing", ["nothing"], []])
+def test_adapters_of_no_module_are_refused(targets):
+    with pytest.raises(ValueError, match=r"model\.lora\.targets is .*: (Target modules|No `target_modules`)"):
+        add_lora(make_model(), LoraSettings(targets=targets))
 
 
 def test_a_device_that_is_not_there_is_named():

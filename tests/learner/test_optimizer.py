@@ -12,7 +12,6 @@ from tiny import make_model
 from grpo_agents.learner.optimizer import Optimizer
 from grpo_agents.learner.settings import OptimizerConfig
 
-
 eight_bit = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
@@ -120,7 +119,7 @@ def test_the_first_steps_in_8_bits_are_adamws_with_decay_on_matrices_alone():
 
 def test_bitsandbytes_is_said_to_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)
     with pytest.raises(ValueError, match=r"learner\.optimizer\.name .*pip install 'grpo-agents\[eightbit\]'"):
         make_optimizer(make_model(), name="adamw8bit")
     make_optimizer(make_model())
