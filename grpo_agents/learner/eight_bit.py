@@ -36,7 +36,7 @@ def adamw8bit(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Opti
 
 
 def adamw8bit_shapes(parameter: torch.Tensor) -> dict[str, torch.Size]:
-    """The shape of everything that it keeps of a parameter: counter, moments, and of those in 8 bits scales and codes."""
+    """The shape of everything that it keeps of a parameter: counter, moments, scales, what a code stands for."""
     found = {"step": torch.Size(), "state1": parameter.shape, "state2": parameter.shape}
     if parameter.numel() < SMALL:
         return found

@@ -145,13 +145,13 @@ class Learner:
         check_ids(batch.rows, self.vocabulary)
         recompute = self.config.old_logprobs == "recompute" and self.source not in ("demonstrations", "pairs")
         if recompute or self.critic is not None:
-            for row, logprobs, values in self._score("log π_old", self._policy_pass, batch.rows):
-                row.old = logprobs if recompute else row.old
-                row.values = values
+            for row, logprobs, values in self._score(self._policy_pass, batch.rows):
+                row.old = _finite(logprobs, "log π_old", row) if recompute else row.old
+                row.values = None if values is None else _finite(values, "a value of the critic", row)
         if self.method.needs_reference:
             with self.model.disable_adapter() if self._adapter else nullcontext():  # type: ignore[operator]
-                for row, logprobs, _ in self._score("log π_ref", self._reference_pass, batch.rows, values=False):
-                    row.reference = logprobs
+                for row, logprobs, _ in self._score(self._reference_pass, batch.rows, values=False):
+                    row.reference = _finite(logprobs, "log π_ref", row)
         assign_credit(batch, self.method)
 
     @collective
@@ -160,10 +160,9 @@ class Learner:
 
         Raises:
             ValueError: As :meth:`prepare`.
-            FloatingPointError: As :meth:`prepare`.
         """
         check_ids(rows, self.vocabulary)
-        return [(row, logprobs) for row, logprobs, _ in self._score("log π", self._policy_pass, rows, values=False)]
+        return [(row, logprobs) for row, logprobs, _ in self._score(self._policy_pass, rows, values=False)]
 
     @collective
     def weights(self) -> dict[str, torch.Tensor]:
@@ -269,13 +268,9 @@ class Learner:
         return deal(rows, self.config.max_tokens, unit, self.ranks.size, shares=self.shares_prefixes)
 
     def _score(
-        self, what: str, forward: ForwardPass, rows: Sequence[Row], *, values: bool = True
+        self, forward: ForwardPass, rows: Sequence[Row], *, values: bool = True
     ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
-        """Log π of each row's trained tokens and, with a critic, the values before them; without a gradient.
-
-        Raises:
-            FloatingPointError: One is not finite; ``what`` names the log-probabilities.
-        """
+        """Log π of each row's trained tokens and, with a critic, the values before them; without a gradient."""
         forward.eval()
         own: list[tuple[np.ndarray, np.ndarray | None]] = []
         for part, counts in self._passes(rows):
@@ -288,11 +283,7 @@ class Learner:
                 own += zip(logprobs, expected, strict=True)
         shares = self._deal(rows)
         for parts, results in zip(shares, self.ranks.gather(own), strict=True):
-            for row, (logprobs, expected) in zip(chain.from_iterable(parts), results, strict=True):
-                _check_finite(what, row, logprobs)
-                if expected is not None:
-                    _check_finite("a value of the critic", row, expected)
-                yield row, logprobs, expected
+            yield from ((row, *result) for row, result in zip(chain.from_iterable(parts), results, strict=True))
 
     def tokens(self, rows: Sequence[Row], found: Forward, batch: Batch, progress: float) -> Tokens:
         """What a method's loss reads of some rows: side by side, with the normalisers of the whole batch."""
@@ -348,13 +339,15 @@ class Learner:
         return own.cpu().numpy(), np.concatenate([row.sampler for row in rows]), staleness
 
 
-def _check_finite(what: str, row: Row, values: np.ndarray) -> None:
+def _finite(values: np.ndarray, what: str, row: Row) -> np.ndarray:
+    """The values, if they are finite."""
     if not np.isfinite(values).all():
         raise FloatingPointError(
             f"trajectory {row.name}: {what}, as the learner computes it, is not finite. Nothing was learned from this "
             "batch. Weights that are not finite, or too large for what is computed in, do this: go on from an earlier "
             "checkpoint with a lower learner.optimizer.lr, or compute in float32 (model.dtype)."
         )
+    return values
 
 
 def _means(ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -40,8 +40,8 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "adamw8bit", "muon"] = Field(
         default="adamw",
-        description="adamw8bit: AdamW of bitsandbytes, whose moments take a quarter of the memory. muon: torch's Muon on "
-        "the matrices inside the layers, AdamW on the rest.",
+        description="adamw8bit: AdamW of bitsandbytes, whose moments take a quarter of the memory. muon: torch's "
+        "Muon on the matrices inside the layers, AdamW on the rest.",
     )
     lr: float = Field(default=1e-6, gt=0, description="Learning rate at its highest.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
