@@ -66,7 +66,6 @@ class Shape:
         width: d = heads · head_dim, which need not be ``hidden``.
         cached: Key-value heads · head_dim.
         context: Tokens that fit.
-        chunk: Positions whose logits the learner holds at once.
     """
 
     policy: Weights
@@ -80,7 +79,6 @@ class Shape:
     width: int
     cached: int
     context: int
-    chunk: int
 
     @property
     def head(self) -> int:
@@ -99,14 +97,14 @@ def training(shape: Shape, work: Work, *, checkpointing: bool = False) -> float:
 
     A backward pass is two forward passes of the trained weights (gradients of weights and of inputs), one of frozen
     ones (of inputs), and two of attention: 6N a token with all weights. ``checkpointing`` computes the layers forward
-    once more (8N), but for the last matrix of each, whose output no gradient needs. Where a micro-batch has several
-    chunks of logits, the output layer is computed once more, too.
+    once more (8N), but for the last matrix of each, whose output no gradient needs. The output layer is computed once
+    more in any case, as logits are not kept.
     """
     layers = replace(work, heads=0.0)
     frozen = shape.policy.adapters > 0
     passes = 2 * forward(shape, layers) - (2 * shape.matrices * work.tokens if frozen else 0)
     again = forward(shape, layers) - (0 if frozen else 2 * shape.last * work.tokens) if checkpointing else 0.0
-    head = 2 * shape.head * (work.heads * (2 if frozen else 3) + work.chunked)
+    head = 2 * shape.head * work.heads * (3 if frozen else 4)
     return forward(shape, layers) + passes + again + head
 
 
@@ -121,7 +119,7 @@ def critic_training(shape: Shape, work: Work, kind: Literal["head", "model"], *,
     value = 2 * shape.hidden * work.heads
     if kind == "head":
         return 3 * value
-    return 3 * value + training(shape, replace(work, heads=0.0, chunked=0.0), checkpointing=checkpointing)
+    return 3 * value + training(shape, replace(work, heads=0.0), checkpointing=checkpointing)
 
 
 @dataclass(frozen=True, slots=True)

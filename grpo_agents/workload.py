@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from grpo_agents.learner.batch import Row, make_batch, with_advantage
-from grpo_agents.learner.packing import Unit, as_tree, micro_batches
-from grpo_agents.methods import Method
+from grpo_agents.learner.packing import Unit, as_tree, cut, micro_batches
 
 if TYPE_CHECKING:
     from grpo_agents.config import Config
@@ -27,17 +26,15 @@ class Work:
         tokens: Positions that go through the layers.
         pairs: Keys attended, summed over these positions.
         heads: Distributions over the vocabulary that the output layer makes.
-        chunked: Of these, in training, those in micro-batches of several chunks of logits: computed twice.
     """
 
     tokens: float
     pairs: float
     heads: float
-    chunked: float = 0.0
 
     def times(self, factor: float) -> Work:
         """So many times as much."""
-        return Work(*(factor * value for value in (self.tokens, self.pairs, self.heads, self.chunked)))
+        return Work(*(factor * value for value in (self.tokens, self.pairs, self.heads)))
 
 
 def triangle(length: int, before: int = 0) -> float:
@@ -120,19 +117,17 @@ def episodes(
     )
     learned = 2 if config.method["name"] == "dpo" and not chosen else size  # the best and the worst of a group
 
-    def computed(unit: Unit, chunk: int | None = None) -> Work:
+    def computed(unit: Unit) -> Work:
         parts = []
-        for prompts, rows in packs(groups, learned, prompt, rest + 1, config.learner.max_tokens, unit):
-            heads = rows * sampled
+        for prompts, rows in packs(groups, learned, prompt, rest, config.learner.max_tokens, unit):
             pairs = prompts * triangle(prompt) + rows * triangle(rest, prompt)
-            chunked = heads if chunk is not None and heads > chunk else 0
-            parts.append(Work(prompts * prompt + rows * rest, pairs, heads, chunked))
+            parts.append(Work(prompts * prompt + rows * rest, pairs, rows * sampled))
         return total(parts)
 
     return Workload(
         sampling=sampling,
         scoring=computed("token"),
-        learning=computed(config.chosen_method.unit, shape.chunk),
+        learning=computed(config.chosen_method.unit),
         judging=Work(rollouts * length, rollouts * triangle(length), rollouts),
         slots=rollouts * (length - 1),
         rollouts=rollouts,
@@ -158,26 +153,23 @@ def packs(
         max_tokens: Of a micro-batch; what belongs together and has more is one all the same.
         unit: What belongs together.
 
-    >>> list(packs(groups=2, size=3, prompt=10, rest=5, max_tokens=40))
-    [(2, 4), (1, 2)]
+    >>> list(packs(groups=2, size=3, prompt=10, rest=5, max_tokens=40)), list(packs(1, 3, 10, 5, max_tokens=20))
+    ([(1, 3), (1, 3)], [(1, 1), (1, 2)])
     """
     together = size if unit == "group" else 1
-    prompts = rows = 0
-    for number in range(0, groups * size, together):
-        begins = number % size == 0 or not rows
-        if rows and (prompts + begins) * prompt + (rows + together) * rest > max_tokens:
-            yield prompts, rows
-            prompts, rows, begins = 0, 0, True
-        prompts, rows = prompts + begins, rows + together
-    yield prompts, rows
+    firsts = np.arange(0, groups * size, together)
+    alone = prompt + together * rest
+    new = np.where(firsts % size == 0, alone, together * rest)
+    for start, stop in cut([alone] * len(firsts), new.tolist(), max_tokens):
+        begun = {int(first) // size for first in firsts[start:stop]}
+        yield len(begun), (stop - start) * together
 
 
-def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, replaced: float = 0.0) -> Workload:
+def measured(config: Config, steps: Sequence[Sequence[Group]], *, replaced: float = 0.0) -> Workload:
     """The mean of the steps of a run: rows as they shared prefixes, those of advantage 0 left out where they were.
 
     Args:
         config: The run's.
-        shape: The model's.
         steps: The groups of every step.
         replaced: Groups that gave way to others, a step.
     """
@@ -194,7 +186,7 @@ def measured(config: Config, shape: Shape, steps: Sequence[Sequence[Group]], *, 
         scoring.append(learned_work(rows, budget))
         if method.gradient_only_from_advantages(0.0):
             rows = with_advantage(rows)
-        learning.append(learned_work(rows, budget, method, shape.chunk))
+        learning.append(learned_work(rows, budget, method.unit))
     trajectories = [trajectory for groups in steps for group in groups for trajectory in group.trajectories]
     sampled = float(np.mean([trajectory.sampled_tokens for trajectory in trajectories]))
     tokens = [sum(len(sample.ids) for sample in trajectory.samples) for trajectory in trajectories]
@@ -244,25 +236,23 @@ def judged_work(trajectories: Sequence[Trajectory], together: int) -> Work:
     return total([Work(len(part) * max(part), len(part) * triangle(max(part)), len(part)) for part in parts])
 
 
-def learned_work(rows: Sequence[Row], max_tokens: int, method: Method | None = None, chunk: int | None = None) -> Work:
+def learned_work(rows: Sequence[Row], max_tokens: int, unit: Unit = "token") -> Work:
     """What the learner computes for rows: each different prefix in a micro-batch once, and what follows it once.
 
     Args:
         rows: The rows.
         max_tokens: Of a micro-batch.
-        method: Whose loss; None for a forward pass alone.
-        chunk: Positions whose logits are held at once; None for a forward pass alone.
+        unit: Of the method whose loss it is.
     """
     parts = []
-    for part in micro_batches(rows, max_tokens, "token" if method is None else method.unit):
+    for part in micro_batches(rows, max_tokens, unit):
         pack = as_tree(part, torch.device("cpu"))
-        pairs, heads = float((pack.arguments["tree"].depth + 1).sum()), len(pack.targets)
-        chunked = heads if chunk is not None and heads > chunk else 0
-        parts.append(Work(pack.tokens, pairs, heads, chunked))
+        pairs = float((pack.arguments["ancestry"].tree.depth + 1).sum())
+        parts.append(Work(pack.tokens, pairs, len(pack.targets)))
     return total(parts)
 
 
 def total(parts: Sequence[Work]) -> Work:
     """The sum."""
-    sums = [sum(getattr(part, name) for part in parts) for name in ("tokens", "pairs", "heads", "chunked")]
+    sums = [sum(getattr(part, name) for part in parts) for name in ("tokens", "pairs", "heads")]
     return Work(*map(float, sums))

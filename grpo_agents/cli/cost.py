@@ -45,7 +45,7 @@ def cost(
     if run is None:
         work = budgeted(settings, shape, prompt=prompt, observation=observation)
     else:
-        work, size = _of_run(settings, shape, run)
+        work, size = _of_run(settings, run)
     found = estimate(settings, shape, work, judge=judge, prompt=prompt, observation=observation, file_bytes=size)
     methods = compare(settings, shape, work, judge)
     if as_json:
@@ -57,7 +57,7 @@ def cost(
     _show(settings, shape, found, methods, run)
 
 
-def _of_run(config: Config, shape: Shape, run: Path) -> tuple[Workload, float]:
+def _of_run(config: Config, run: Path) -> tuple[Workload, float]:
     """What the steps of a run computed on average, and the mean size of their files."""
     import numpy as np
 
@@ -74,7 +74,7 @@ def _of_run(config: Config, shape: Shape, run: Path) -> tuple[Workload, float]:
             "train.store = true"
         )
     replaced = [row["groups_replaced"] for row in folder.read_metrics() if "groups_replaced" in row]
-    work = measured(config, shape, [store.read_groups(file) for file in files], replaced=float(np.mean(replaced or 0)))
+    work = measured(config, [store.read_groups(file) for file in files], replaced=float(np.mean(replaced or 0)))
     return work, float(np.mean([file.stat().st_size for file in files]))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import Any
+
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from grpo_agents.support import Support
 
-CHUNK_LOGITS = 1 << 25
-"""Logits held at once: chunks of tokens × vocabulary of this size (128 MiB in float32)."""
+CHUNK_LOGITS = 1 << 24
+"""Logits held at once: chunks of tokens × vocabulary of this size (64 MiB in float32)."""
 
 CUT = -1e30
 """The logit of no token: as good as −∞, and its probability times it is 0, not NaN."""
@@ -17,7 +18,7 @@ CUT = -1e30
 
 def token_logprobs(
     hidden: torch.Tensor,
-    head: torch.nn.Module,
+    head: torch.nn.Linear,
     targets: torch.Tensor,
     temperature: float = 1.0,
     support: Support | None = None,
@@ -40,67 +41,84 @@ def token_logprobs(
     Returns:
         log π (tokens,) and entropy (tokens,), float32.
     """
-    if support is not None and not support.counts.all():
-        return _some_whole(hidden, head, targets, temperature, support, entropy_gradient)
-    vocabulary = head.weight.shape[0]  # type: ignore[union-attr]
-    size = max(1, CHUNK_LOGITS // int(vocabulary))  # type: ignore[arg-type]
+    logprobs, entropy = _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, temperature, support)  # type: ignore[misc]
+    return logprobs, entropy if entropy_gradient else entropy.detach()
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Both by chunks; in the backward pass the gradient of a chunk's logits is written over its log-probabilities.
+
+    With p the distribution, H its entropy, and g and e what comes down for log π of token y and for H:
+    ∂/∂ logit_v = (g (1[v = y] − p_v) − e p_v (log p_v + H)) / temperature.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        temperature: float,
+        support: Support | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        device = hidden.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        ctx.temperature, ctx.support = temperature, support
+        logprobs, entropy = torch.empty(2, len(targets), dtype=torch.float32, device=hidden.device)
+        for some, every in _chunks(ctx, hidden, weight, bias, targets):
+            logprobs[some] = every.gather(-1, targets[some, None])[:, 0]
+            entropy[some] = -every.exp().mul_(every).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
+        ctx.set_materialize_grads(False)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias, targets, entropy = ctx.saved_tensors
+        of_logprobs = torch.zeros_like(entropy) if gradients[0] is None else gradients[0]  # (tokens,)
+        of_entropy = gradients[1]
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
+        cast = weight.to(ctx.dtype)
+        for some, every in _chunks(ctx, hidden, weight, bias, targets):
+            shares = -of_logprobs[some, None]
+            if of_entropy is not None:
+                shares = shares - of_entropy[some, None] * (every + entropy[some, None])
+            of_logits = every.exp_().mul_(shares)  # (chunk, V)
+            of_logits.scatter_add_(-1, targets[some, None], of_logprobs[some, None])
+            of_logits = of_logits.div_(ctx.temperature).to(ctx.dtype)
+            of_hidden[some] = of_logits @ cast
+            if of_weight is not None:
+                of_weight += of_logits.T @ hidden[some].to(ctx.dtype)
+            if of_bias is not None:
+                of_bias += of_logits.sum(0)
+        return of_hidden, of_weight, of_bias, None, None, None
+
+
+def _chunks(
+    ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Which tokens, and log π of every token after each of them, (chunk, V), float32."""
+    size = max(1, CHUNK_LOGITS // len(weight))
     starts = range(0, len(targets), size)
-    supports = [None] * len(starts) if support is None else support.split(size)
-    parts = []
-    for start, kept in zip(starts, supports, strict=True):
+    supports = [None] * len(starts) if ctx.support is None else ctx.support.split(size)
+    weight, bias = weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype)
+    for start, support in zip(starts, supports, strict=True):
         some = slice(start, start + size)
-        arguments = (hidden[some], head, targets[some], temperature, kept, entropy_gradient)
-        if len(targets) <= size or not torch.is_grad_enabled():
-            parts.append(_chunk(*arguments))
-        else:
-            parts.append(checkpoint(_chunk, *arguments, use_reentrant=False))
-    if not parts:
-        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])  # type: ignore[index]
+        logits = torch.nn.functional.linear(hidden[some].to(ctx.dtype), weight, bias).float()
+        if ctx.temperature != 1:
+            logits /= ctx.temperature
+        if support is not None:
+            logits.masked_fill_(_cut(support, targets[some], len(weight)), CUT)
+        yield some, logits.log_softmax(-1)
 
 
-def _some_whole(
-    hidden: torch.Tensor,
-    head: torch.nn.Module,
-    targets: torch.Tensor,
-    temperature: float,
-    support: Support,
-    entropy_gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, where the distributions of some tokens are cut and others are whole: one kind, then the other."""
-    whole, cut = np.flatnonzero(support.counts == 0), np.flatnonzero(support.counts)
-    parts = [
-        token_logprobs(hidden[places], head, targets[places], temperature, kept, entropy_gradient=entropy_gradient)
-        for places, kept in ((whole, None), (cut, support.at(cut)))
-    ]
-    order = np.argsort(np.concatenate([whole, cut]))
-    logprobs, entropies = (torch.cat(found)[order] for found in zip(*parts, strict=True))
-    return logprobs, entropies
-
-
-def _chunk(
-    hidden: torch.Tensor,
-    head: torch.nn.Module,
-    targets: torch.Tensor,
-    temperature: float,
-    support: Support | None,
-    entropy_gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = head(hidden).float() / temperature  # (tokens, V)
-    own = logits.gather(-1, targets[:, None])[:, 0]  # (tokens,)
-    if support is not None:
-        logits = _kept(logits, support)  # (tokens, largest count)
-    normaliser = logits.logsumexp(-1)  # (tokens,)
-    logprobs = own - normaliser
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        if not entropy_gradient:
-            logits, normaliser = logits.detach(), normaliser.detach()
-        probabilities = (logits - normaliser[:, None]).exp()
-        entropy = normaliser - (probabilities * logits).sum(-1)
-    return logprobs, entropy
-
-
-def _kept(logits: torch.Tensor, support: Support) -> torch.Tensor:
-    """Those of the logits (tokens, V) that are in the support of each token, (tokens, largest count)."""
-    ids = torch.from_numpy(support.padded()).to(logits.device, torch.int64)
-    return logits.gather(-1, ids.clamp_min(0)).masked_fill(ids < 0, CUT)
+def _cut(support: Support, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Which tokens the distribution of each target is not over, (tokens, V)."""
+    ids = torch.from_numpy(support.padded()).to(targets.device, torch.int64)  # (tokens, largest count)
+    cut = torch.ones(len(targets), vocabulary, dtype=torch.bool, device=targets.device)
+    cut.scatter_(-1, torch.where(ids < 0, targets[:, None], ids), value=False)
+    cut[torch.from_numpy(support.counts == 0)] = False  # not cut at all
+    return cut

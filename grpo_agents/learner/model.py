@@ -166,7 +166,17 @@ def restore_policy(model: PreTrainedModel, folder: Path) -> None:
         put(tensor, value)
 
 
-def decoder_and_head(model: Any) -> tuple[Any, torch.nn.Module]:
-    """The transformer below the output layer, and that layer."""
+def decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
+    """The transformer below the output layer, and that layer.
+
+    Raises:
+        ValueError: The output layer is no plain matrix.
+    """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
-    return base.get_decoder(), base.get_output_embeddings()
+    head = base.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        raise ValueError(
+            f"the output layer of {type(base).__name__} is no plain matrix, but {type(head).__module__}."
+            f"{type(head).__name__}. If model.lora.targets names it, leave it out there."
+        )
+    return base.get_decoder(), head

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from grpo_agents.learner.attention import Ancestry
 from grpo_agents.learner.batch import Row
 from grpo_agents.learner.tree import Tree, common, sort_key
 from grpo_agents.support import Support
@@ -52,7 +53,7 @@ def as_tree(rows: Sequence[Row], device: torch.device) -> Pack:
         "input_ids": _tensor(tree.ids, device)[None],
         "position_ids": _tensor(tree.depth, device)[None],
         "attention_mask": torch.empty(1, 1, 1, 1, device=device),  # of four dimensions, which no model touches
-        "tree": tree,
+        "ancestry": Ancestry(tree, device),
     }
     places, targets, order = (_tensor(array, device) for array in (places, targets, order))
     return Pack(arguments, places, targets, order, support, len(tree.ids))
@@ -89,7 +90,7 @@ def micro_batches(
     Raises:
         ValueError: A row, or rows that belong together, beyond the budget; says how many tokens.
     """
-    return _fill(_bundles(rows, unit, shares), max_tokens, unit, shares)
+    return (_trees if shares else _padded)(_bundles(rows, unit, shares), max_tokens, unit)
 
 
 def deal(rows: Sequence[Row], max_tokens: int, unit: Unit, ranks: int, *, shares: bool = True) -> list[list[list[Row]]]:
@@ -102,10 +103,10 @@ def deal(rows: Sequence[Row], max_tokens: int, unit: Unit, ranks: int, *, shares
     if shares:  # neighbours share most: each rank has a stretch of them
         ends = np.cumsum([0, *(_new_tokens(before, bundle) for before, bundle in pairwise([[], *bundles]))])
         cuts = np.searchsorted(ends[:-1], np.arange(1, ranks) / ranks * ends[-1])  # the first rank has the first
-        shares_of = [bundles[start:stop] for start, stop in pairwise([0, *map(int, cuts), len(bundles)])]
+        each = [bundles[start:stop] for start, stop in pairwise([0, *map(int, cuts), len(bundles)])]
     else:
-        shares_of = [bundles[rank::ranks] for rank in range(ranks)]
-    return [list(_fill(own, max_tokens, unit, shares)) for own in shares_of]
+        each = [bundles[rank::ranks] for rank in range(ranks)]
+    return [list((_trees if shares else _padded)(own, max_tokens, unit)) for own in each]
 
 
 def _bundles(rows: Sequence[Row], unit: Unit, shares: bool) -> list[list[Row]]:
@@ -123,33 +124,76 @@ def _bundles(rows: Sequence[Row], unit: Unit, shares: bool) -> list[list[Row]]:
     return sorted(bundles, key=lambda bundle: -max(len(row.ids) for row in bundle))
 
 
-def _fill(bundles: Sequence[list[Row]], max_tokens: int, unit: Unit, shares: bool) -> Iterator[list[Row]]:
+def _trees(bundles: Sequence[list[Row]], max_tokens: int, unit: Unit) -> Iterator[list[Row]]:
+    alone = [_new_tokens([], bundle) for bundle in bundles]
+    for bundle, tokens in zip(bundles, alone, strict=True):
+        _check(bundle, tokens, max_tokens, unit)
+    new = [_new_tokens(before, bundle) for before, bundle in pairwise([[], *bundles])]
+    for start, stop in cut(alone, new, max_tokens):
+        yield [row for bundle in bundles[start:stop] for row in bundle]
+
+
+def cut(alone: Sequence[int], new: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
+    """Cuts a line of bundles where least is computed twice, and of such ways the one with the fewest parts.
+
+    Args:
+        alone: How many tokens each bundle comes to.
+        new: How many of these the one before it does not have.
+        max_tokens: Of a part; a bundle beyond is a part of its own.
+
+    Returns:
+        Where each part starts and stops.
+
+    >>> cut([7, 7, 9, 9], [7, 3, 9, 3], max_tokens=15)  # not after the third, whose beginning the last one shares
+    [(0, 2), (2, 4)]
+    """
+    before = np.cumsum([0, *new])
+    twice = np.array(alone) - np.array(new)
+    least, starts = np.zeros(len(new) + 1, np.int64), [0]
+    for stop in range(1, len(new) + 1):
+        first = min(int(np.searchsorted(before, before[stop] - max_tokens)), stop - 1)
+        some = slice(first, stop)
+        fits = before[stop] - before[some] + twice[some] <= max_tokens
+        fits[-1] = True
+        ways = np.where(fits, least[some] + twice[some] * len(new) + 1, np.iinfo(np.int64).max)
+        least[stop] = ways.min()
+        starts.append(first + int(ways.argmin()))
+    parts, stop = [], len(new)
+    while stop:
+        parts.append((starts[stop], stop))
+        stop = starts[stop]
+    return parts[::-1]
+
+
+def _padded(bundles: Sequence[list[Row]], max_tokens: int, unit: Unit) -> Iterator[list[Row]]:
     part: list[Row] = []
-    tokens = 0
     for bundle in bundles:
-        alone = _new_tokens([], bundle) if shares else _padded_tokens(bundle)
-        if alone > max_tokens:
-            what = "a trajectory" if unit == "token" else f"a {unit} of {len(bundle)} rows, which belong together,"
-            raise ValueError(
-                f"{what} of {alone} tokens does not fit learner.max_tokens = {max_tokens}. "
-                "Raise it, or lower rollout.max_tokens."
-            )
-        grown = tokens + _new_tokens(part, bundle) if shares else _padded_tokens([*part, *bundle])
-        if grown > max_tokens:
+        _check(bundle, _padded_tokens(bundle), max_tokens, unit)
+        if part and _padded_tokens([*part, *bundle]) > max_tokens:
             yield part
-            part, grown = [], alone
-        part, tokens = part + bundle, grown
+            part = []
+        part = part + bundle
     if part:
         yield part
 
 
+def _check(bundle: Sequence[Row], tokens: int, max_tokens: int, unit: Unit) -> None:
+    if tokens > max_tokens:
+        what = "a trajectory" if unit == "token" else f"a {unit} of {len(bundle)} rows, which belong together,"
+        raise ValueError(
+            f"{what} of {tokens} tokens does not fit learner.max_tokens = {max_tokens}. "
+            "Raise it, or lower rollout.max_tokens."
+        )
+
+
 def _new_tokens(part: Sequence[Row], bundle: Sequence[Row]) -> int:
     """How many nodes sorted rows add to the tree of sorted ones before them, at most."""
-    before = [part[-1].ids] if part else []
+    before = [part[-1].ids[:-1]] if part else []
     new = 0
     for row in bundle:
-        new += len(row.ids) - max((common(ids, row.ids) for ids in before), default=0)
-        before = [*before[:1], row.ids]
+        ids = row.ids[:-1]
+        new += len(ids) - max((common(other, ids) for other in before), default=0)
+        before = [*before[:1], ids]
     return new
 
 

@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from grpo_agents.cost import Shape, Weights
 from grpo_agents.learner.eight_bit import moment_bytes
-from grpo_agents.learner.logprobs import CHUNK_LOGITS
 from grpo_agents.learner.model import add_lora, decoder_and_head, load_part
 from grpo_agents.learner.optimizer import is_inner_matrix
 from grpo_agents.learner.settings import ModelConfig, RewardModelConfig
@@ -85,7 +84,6 @@ def _shape(model: PreTrainedModel, decoder: torch.nn.Module, head: torch.nn.Modu
         width=heads * head_dim,
         cached=int(getattr(text, "num_key_value_heads", None) or heads) * head_dim,
         context=int(getattr(text, "max_position_embeddings", 1 << 20)),
-        chunk=max(1, CHUNK_LOGITS // int(vocabulary)),
     )
 
 

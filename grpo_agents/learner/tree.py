@@ -56,6 +56,14 @@ class Tree:
         return cls(np.concatenate(ids).astype(np.int64), np.concatenate(depth), np.concatenate(parent), paths)
 
     @cached_property
+    def ends(self) -> np.ndarray:
+        """Where the descendants of each node end, (nodes,): they are what follows it up to there."""
+        ends = np.empty(len(self.ids), np.int64)
+        for start, stop, end in self.segments:
+            ends[start:stop] = end
+        return ends
+
+    @cached_property
     def segments(self) -> list[tuple[int, int, int]]:
         """Stretches without a fork, as (start, stop, end): its descendants are the nodes from ``stop`` to ``end``."""
         nodes = len(self.ids)

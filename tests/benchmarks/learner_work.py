@@ -48,7 +48,7 @@ def one_turn(prompt: int, completion: int, groups: int, size: int) -> Work:
 
 
 def tool_turns(prompt: int, least: int, most: int, groups: int, size: int, turns: int = 4) -> Work:
-    """Groups of ragged episodes: a shared prompt, then calls and what tools answer, ``least`` … ``most`` tokens long."""
+    """Ragged episodes: a shared prompt, then calls and what tools answer, ``least`` … ``most`` tokens long."""
     rng = np.random.default_rng(0)
 
     def episode(shared: np.ndarray) -> Episode:
@@ -108,7 +108,5 @@ def trajectories(work: Work) -> list[Trajectory]:
             begins = np.flatnonzero(np.diff(mask.astype(int), prepend=0) == 1)
             stops = np.flatnonzero(np.diff(mask.astype(int), append=0) == -1) + 1
             steps = [Step({}, span=(int(start), int(stop))) for start, stop in zip(begins, stops, strict=True)]
-            found.append(
-                Trajectory(samples=[sample], steps=steps, group=number, index=index, advantage=next(scaled))
-            )
+            found.append(Trajectory(samples=[sample], steps=steps, group=number, index=index, advantage=next(scaled)))
     return found

@@ -73,7 +73,7 @@ def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
         if variant == "shuffled":
             mine = [mine[index] for index in np.random.default_rng(1).permutation(len(mine))]
         if variant == "alone":
-            monkeypatch.setattr("grpo_agents.learner.packing._fill", lambda bundles, *_: iter(bundles))
+            monkeypatch.setattr("grpo_agents.learner.packing._trees", lambda bundles, *_: iter(bundles))
         monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", VOCAB * 5 if variant == "chunked" else 1 << 25)
         batch = make_batch(mine)
         learner.prepare(batch)
@@ -323,9 +323,9 @@ def test_rows_that_do_not_fit_are_refused_before_anything_moves(old, method):
     trajectories = ragged()
     rng = np.random.default_rng(1)
     trajectories.insert(3, sampled(rng, VOCAB, 30, [(20, 0)], advantage=1.0))
-    learner = make_learner(make_model(), method, old_logprobs=old, max_tokens=49)
+    learner = make_learner(make_model(), method, old_logprobs=old, max_tokens=40)
     before = copy_weights(learner.model)
-    with pytest.raises(ValueError, match=r"of 50 tokens.*learner\.max_tokens = 49"):
+    with pytest.raises(ValueError, match=r"tokens does not fit learner\.max_tokens = 40"):
         learner.learn(make_batch(trajectories), version=0, progress=0.0)
     assert unmoved(learner, before)
     learner.config = learner.config.model_copy(update={"max_tokens": 50})

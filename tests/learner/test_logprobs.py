@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from grpo_agents.learner import logprobs as module
 from grpo_agents.learner.logprobs import token_logprobs
@@ -92,15 +94,32 @@ def test_without_gradients_the_values_are_the_same():
     assert not values.requires_grad
 
 
-def test_never_more_logits_at_once_than_a_chunk(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * 4)
-    hidden, head, targets = parts()
-    seen = []
-    head.register_forward_hook(lambda *args: seen.append(args[2].shape[0]))
-    values, _ = token_logprobs(hidden.requires_grad_(True), head, targets)
-    values.sum().backward()
-    assert max(seen) == 4
-    assert sum(seen) == 2 * 23  # each chunk once forward, once again for its gradient
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that any operation made."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        made = [value for value in tree_leaves(found) if isinstance(value, torch.Tensor)]
+        self.numbers = max([self.numbers, *(value.numel() for value in made)])
+        return found
+
+
+@pytest.mark.parametrize("kind", [None, "ragged", "some whole"])
+def test_never_more_logits_at_once_than_a_chunk(kind, monkeypatch):
+    """However many tokens there are, no tensor is larger than a chunk, the hidden states or the output layer."""
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * 16)
+    hidden, head, targets = parts(tokens=90)
+    support = None if kind is None else supports_of(targets, 50, kind)[1]
+    with Largest() as largest:
+        values, entropies = token_logprobs(
+            hidden.requires_grad_(True), head, targets, 0.7, support, entropy_gradient=True
+        )
+        (values.sum() + entropies.sum()).backward()
+    assert largest.numbers == max(50 * 16, hidden.numel(), head.weight.numel())
 
 
 def test_no_tokens_at_all():
@@ -131,15 +150,3 @@ def test_what_alone_could_be_sampled_is_certain_and_has_no_gradient():
     assert not entropies.any()
     (values.sum() + entropies.sum()).backward()
     assert not hidden.grad.any()
-
-
-def test_a_support_is_cut_into_the_same_chunks(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * 4)
-    hidden, head, targets = parts()
-    _, support = supports_of(targets, 50, "ragged")
-    seen = []
-    kept = module._kept
-    monkeypatch.setattr(module, "_kept", lambda *given: seen.append(kept(*given)) or seen[-1])
-    token_logprobs(hidden, head, targets, 1.0, support)
-    counts = np.split(support.counts, range(4, len(targets), 4))
-    assert [part.shape for part in seen] == [(len(part), part.max()) for part in counts]

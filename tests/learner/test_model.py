@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_agents.learner.model import (
     add_lora,
     computing_in,
+    decoder_and_head,
     load_model,
     load_tokenizer,
     resolve_device,
@@ -169,3 +170,9 @@ def test_tied_weights_stay_tied(start, tmp_path):
     restore_policy(other, tmp_path)
     assert other.lm_head.weight is other.model.embed_tokens.weight
     assert make_model().lm_head.weight.shape == (97, 32)
+
+
+def test_an_adapter_of_the_output_layer_is_refused():
+    model = add_lora(make_model("llama"), LoraSettings(targets=["lm_head"]))
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM is no plain matrix.*model\.lora\.targets"):
+        decoder_and_head(model)

@@ -1,18 +1,20 @@
 """Which rows are computed together, as a tree or padded, and that nothing but the work depends on it."""
 
 import copy
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import forking, make_model, sampled
 from transformers import MambaConfig, MambaForCausalLM
 from updates import gradients, on_policy, reference_gradient
 
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
-from grpo_agents.learner.packing import as_tree, deal, micro_batches
+from grpo_agents.learner.packing import as_tree, cut, deal, micro_batches
 from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
 from grpo_agents.learner.tree import Tree
 from grpo_agents.methods.grpo import Grpo
@@ -113,26 +115,52 @@ def shuffled(rng, **settings):
 
 
 @pytest.mark.parametrize("unit", ["token", "trajectory", "group"])
-@pytest.mark.parametrize("budget", [60, 61, 130, 10_000])
+@pytest.mark.parametrize("budget", [50, 51, 130, 10_000])
 def test_trees_keep_to_the_budget_and_lose_nothing(rng, unit, budget):
     rows = shuffled(rng, groups=9)
     parts = list(micro_batches(rows, budget, unit))
     assert sorted(id(row) for part in parts for row in part) == sorted(map(id, rows))
     for part in parts:
-        assert len(Tree.of([row.ids for row in part]).ids) <= budget  # last tokens are counted, and not computed
+        assert computed(part) <= budget
     assert (len(parts) == 1) == (budget == 10_000)
-    assert (sum(map(computed, parts)) == len(prefixes(rows))) == (unit == "group" or len(parts) == 1)
+    assert sum(map(computed, parts)) == len(prefixes(rows))  # every group fits: none is cut
     assert list(micro_batches([], budget, unit)) == []
 
 
 def test_rows_that_begin_alike_are_together(rng):
-    """However they come: a group is split by the end of a micro-batch alone."""
+    """However they come, and where a group is larger than the budget."""
     rows = shuffled(rng, groups=9)
-    whose = [row.group for part in micro_batches(rows, 60) for row in part]
+    parts = list(micro_batches(rows, 30))
+    whose = [row.group for part in parts for row in part]
     assert sum(one != other for one, other in pairwise(whose)) == 8
     (alone,) = micro_batches(rows, 10_000)
-    shared = sum(map(computed, micro_batches(rows, 60)))
-    assert computed(alone) <= shared < 1.2 * computed(alone) < sum(len(row.ids) - 1 for row in rows)
+    shared = sum(map(computed, parts))
+    assert computed(alone) < shared < 1.2 * computed(alone) < sum(len(row.ids) - 1 for row in rows)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=1, max_size=8),
+    st.integers(7, 20),
+)
+def test_a_line_is_cut_where_least_is_computed_twice(bundles, budget):
+    """As found among all ways to cut it; of equals one with the fewest parts."""
+    new = [own for _, own in bundles]
+    alone = [shared + own for shared, own in bundles]
+    alone[0] = new[0]  # nothing comes before the first
+
+    def tokens(start, stop):
+        return alone[start] + sum(new[start + 1 : stop])
+
+    ways = []
+    for count in range(len(new)):
+        for inner in combinations(range(1, len(new)), count):
+            parts = list(pairwise([0, *inner, len(new)]))
+            if all(tokens(*part) <= budget or part[1] - part[0] == 1 for part in parts):
+                ways.append((sum(tokens(*part) for part in parts), len(parts)))
+    found = cut(alone, new, budget)
+    assert (sum(tokens(*part) for part in found), len(found)) == min(ways)
+    assert [start for start, _ in found] == [0, *(stop for _, stop in found[:-1])]
+    assert found[-1][1] == len(new)
 
 
 @pytest.mark.parametrize("unit", ["trajectory", "group"])
@@ -140,7 +168,7 @@ def test_units_of_trees_stay_together(rng, unit):
     trajectories = forking(rng, VOCAB, groups=8)
     twice = [Trajectory(samples=[*first.samples, *second.samples], advantage=1.0, group=first.group)
              for first, second in zip(trajectories[::2], trajectories[1::2], strict=True)]  # fmt: skip
-    parts = list(micro_batches(make_batch(twice).rows, 60, unit))
+    parts = list(micro_batches(make_batch(twice).rows, 50, unit))
     whose = [{getattr(row, unit) for row in part} for part in parts]
     assert len(parts) > 1
     assert sum(map(len, whose)) == len(set().union(*whose)) == (16 if unit == "trajectory" else 8)
@@ -148,21 +176,21 @@ def test_units_of_trees_stay_together(rng, unit):
 
 @pytest.mark.parametrize("unit", ["trajectory", "group"])
 def test_a_tree_that_does_not_fit_is_named_with_its_size(rng, unit):
-    """What its rows share counts once."""
+    """What its rows share counts once, and last tokens do not."""
     samples = [sampled(rng, 90, 3, [(4, 0)]).samples[0] for _ in range(2)]
     samples[1].ids[:5] = samples[0].ids[:5]
     rows = make_batch([Trajectory(samples=samples, advantage=1.0)]).rows
-    assert len(list(micro_batches(rows, 9, unit))) == 1
-    said = rf"^a {unit} of 2 rows, which belong together, of 9 tokens does not fit learner\.max_tokens = 8\. Raise it"
+    assert len(list(micro_batches(rows, 7, unit))) == 1
+    said = rf"^a {unit} of 2 rows, which belong together, of 7 tokens does not fit learner\.max_tokens = 6\. Raise it"
     with pytest.raises(ValueError, match=said):
-        list(micro_batches(rows, 8, unit))
+        list(micro_batches(rows, 6, unit))
 
 
 def test_one_row_that_does_not_fit_is_named(rng):
     rows = make_batch([sampled(rng, 90, 7, [(5, 0)], advantage=1.0)]).rows
-    assert len(list(micro_batches(rows, 12))) == 1
-    with pytest.raises(ValueError, match=r"^a trajectory of 12 tokens does not fit learner\.max_tokens = 11\."):
-        list(micro_batches(rows, 11))
+    assert len(list(micro_batches(rows, 11))) == 1
+    with pytest.raises(ValueError, match=r"^a trajectory of 11 tokens does not fit learner\.max_tokens = 10\."):
+        list(micro_batches(rows, 10))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -275,5 +303,6 @@ def test_as_many_tokens_go_through_the_model_as_there_are_prefixes(rng, budget):
     gradients(learner, batch)
     parts = list(micro_batches(batch.rows, budget))
     assert seen == [len(prefixes(part)) for part in parts]
-    assert (sum(seen) == len(prefixes(batch.rows))) == (len(parts) == 1)
+    assert sum(seen) == len(prefixes(batch.rows))
+    assert len(parts) == (4 if budget == 45 else 1)
     assert 2 * sum(seen) < len(batch.rows) * max(len(row.ids) for row in batch.rows)  # half of what padding would be

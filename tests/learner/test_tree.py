@@ -16,6 +16,10 @@ def of(sequences):
     return Tree.of([np.array(sequence) for sequence in sequences])
 
 
+def ancestry_of(tree):
+    return attention.Ancestry(tree, torch.device("cpu"))
+
+
 @given(SEQUENCES)
 def test_there_is_one_node_for_each_different_prefix(sequences):
     tree = of(sequences)
@@ -51,6 +55,7 @@ def test_segments_are_stretches_without_a_fork_as_long_as_can_be(sequences):
         assert stop == len(tree.ids) or children[stop - 1] != 1  # it could not be longer
         below = [node for node in range(len(tree.ids)) if tree.ancestry()[node, start]]
         assert below == list(range(start, end))
+    assert (tree.ends - np.arange(len(tree.ids)) == tree.ancestry().sum(0)).all()
 
 
 @settings(deadline=None, max_examples=40)
@@ -68,7 +73,9 @@ def test_attention_and_its_gradient_are_those_of_a_masked_softmax_in_float64(seq
         return products.softmax(-1) @ value
 
     def ours(query, key, value):
-        return attention.attend(None, query, key, value, None, tree=tree, scaling=0.3)[0].transpose(1, 2)
+        return attention.attend(None, query, key, value, None, ancestry=ancestry_of(tree), scaling=0.3)[0].transpose(
+            1, 2
+        )
 
     found = []
     for function, dtype in ((plain, torch.float64), (ours, torch.float32)):
@@ -80,10 +87,13 @@ def test_attention_and_its_gradient_are_those_of_a_masked_softmax_in_float64(seq
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_a_mask_says_the_same(window):
+@pytest.mark.parametrize("kind", [attention.by_mask, attention.by_blocks])
+def test_a_mask_and_blocks_say_the_same(window, kind):
     tree = of([[1, 2, 3, 4, 5], [1, 2, 3, 0], [1, 7, 7, 7, 7, 7], [4]])
-    query, key, value = torch.randn(3, 1, 2, len(tree.ids), 8)
+    query, key, value = (torch.randn(1, heads, len(tree.ids), 8) for heads in (4, 2, 2))
     mask = torch.from_numpy(tree.ancestry(window))
-    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
-    found, _ = attention.attend(None, query, key, value, None, tree=tree, sliding_window=window)
-    torch.testing.assert_close(found.transpose(1, 2), expected)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    torch.testing.assert_close(kind(query, key, value, ancestry_of(tree), window, 8**-0.5), expected)
+    if window is not None:  # which the kernel by segments cannot
+        found, _ = attention.attend(None, query, key, value, None, ancestry=ancestry_of(tree), sliding_window=window)
+        torch.testing.assert_close(found.transpose(1, 2), expected)
