@@ -120,6 +120,8 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
         chat, engine = cast(Any, (HostedChat(), hosted))  # what a rollout needs of such a pair, and no more
     else:
         chat = make_chat(config)
+        if model is not None:
+            check_tokens(chat, int(model.config.get_text_config().vocab_size))
         engine = _make_engine(config, model, chat, say)
     gc.unfreeze()  # what an earlier run in this process left
     gc.collect()
@@ -146,6 +148,32 @@ def make_chat(config: Config) -> Chat:
             raise ValueError(f"chat.template: there is no file {path.absolute()}")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     return Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
+
+
+def check_tokens(chat: Chat, vocabulary: int) -> None:
+    """Refuses a tokenizer with tokens that the model does not have.
+
+    Special ones may be beyond it where neither the template nor padding writes them: Gemma 3 has one for pictures.
+
+    Raises:
+        ValueError: There are some; names one.
+    """
+    special = chat.tokenizer.added_tokens_decoder
+    beyond = {
+        token: number
+        for token, number in chat.tokenizer.get_vocab().items()
+        if number >= vocabulary
+        and not (number in special and special[number].special and token not in str(chat.tokenizer.chat_template))
+    }
+    if chat.pad_id >= vocabulary:
+        beyond[chat.tokenizer.convert_ids_to_tokens(chat.pad_id)] = chat.pad_id
+    if beyond:
+        token, number = min(beyond.items(), key=lambda entry: entry[1])
+        raise ValueError(
+            f"model.path: the tokenizer knows {token!r} as number {number}, and the model's vocabulary is of "
+            f"{vocabulary} ({len(beyond)} tokens are beyond it). The tokenizer is another model's, or tokens were "
+            "added without model.resize_token_embeddings"
+        )
 
 
 def environment(

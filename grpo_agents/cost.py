@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from grpo_agents.learner.eight_bit import moment_bytes
 from grpo_agents.methods import Method, available
 from grpo_agents.workload import Work, Workload, episodes
 
@@ -39,12 +40,14 @@ class Weights:
         adapters: Those of LoRA among them.
         trained: Those with a gradient.
         muon: Of these, those that Muon would take.
+        eight_bit: Bytes of the moments of the trained ones, in 8 bits and their scales.
     """
 
     count: int
     adapters: int
     trained: int
     muon: int
+    eight_bit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,20 +291,21 @@ def _phases(
 def memory(config: Config, shape: Shape, workload: Workload, judge: Shape | None = None) -> list[Memory]:
     """Bytes of memory, without activations and the logits of a chunk.
 
-    Float32 weights, a gradient of each trained one, AdamW's two moments or Muon's one; a reference as large as the
-    model, but for LoRA, whose reference is the model without its adapters; a critic with its own gradients and moments.
+    Float32 weights, a gradient of each trained one, AdamW's two moments (in 8 bits, where asked for) or Muon's one; a
+    reference as large as the model, but for LoRA, whose reference is the model without its adapters; a critic with its
+    own gradients and moments.
     In bfloat16 and float16, the matrices are copied to that while they compute. Muon's buffers in a step are left out.
     A reward model is there all the time; its gradients and AdamW's moments, which begin anew, while it is retrained.
     """
     method, policy = config.chosen_method, shape.policy
-    muon = config.learner.optimizer.name == "muon"
     parts = [Memory("weights", FLOAT32 * policy.count, "always")]
-    trained, inner = policy.trained, policy.muon
+    trained, inner, eight_bit = policy.trained, policy.muon, policy.eight_bit
     copied = shape.matrices + shape.adapters + shape.head
     if method.critic is not None:
-        decoder = shape.decoder if method.critic == "model" else Weights(0, 0, 0, 0)
+        decoder = shape.decoder if method.critic == "model" else Weights(0, 0, 0, 0, 0)
         parts.append(Memory("critic", FLOAT32 * (decoder.count + shape.hidden + 1), "always"))
         trained, inner = trained + decoder.trained + shape.hidden + 1, inner + decoder.muon
+        eight_bit += decoder.eight_bit + moment_bytes(shape.hidden) + moment_bytes(1)
         copied += shape.matrices + shape.adapters if method.critic == "model" else 0
     if method.needs_reference and not policy.adapters:
         parts.append(Memory("reference", FLOAT32 * policy.count, "always"))
@@ -309,8 +313,12 @@ def memory(config: Config, shape: Shape, workload: Workload, judge: Shape | None
         parts.append(Memory("reward model", FLOAT32 * judge.policy.count, "always"))
         if _retrains(config):
             parts.append(Memory("reward model's gradients, moments", 3 * FLOAT32 * judge.policy.count, "retraining"))
-    moments = 2 * trained - (inner if muon else 0)
-    parts.append(Memory("moments (Muon, AdamW)" if muon else "moments (AdamW)", FLOAT32 * moments, "always"))
+    moments = {
+        "adamw": Memory("moments (AdamW)", FLOAT32 * 2 * trained, "always"),
+        "adamw8bit": Memory("moments (AdamW, 8 bit)", eight_bit, "always"),
+        "muon": Memory("moments (Muon, AdamW)", FLOAT32 * (2 * trained - inner), "always"),
+    }
+    parts.append(moments[config.learner.optimizer.name])
     parts.append(Memory("gradients", FLOAT32 * trained, "learning"))
     half = config.model.dtype != "float32"
     if half:
@@ -339,10 +347,14 @@ def model_bytes(shape: Shape) -> float:
 
 def checkpoint_bytes(config: Config, shape: Shape, judge: Shape | None = None) -> float:
     """Bytes of a checkpoint: model, moments, the critic, and a reference or a reward model that moves."""
-    method, kept = config.chosen_method, ("critic", "moments (AdamW)", "moments (Muon, AdamW)")
+    method = config.chosen_method
     moving = {"reference": method.reference_period is not None, "reward model": _retrains(config)}
     parts = memory(config, shape, _NOTHING, judge)
-    beside = [part.bytes for part in parts if part.name in kept or moving.get(part.name)]
+    beside = [
+        part.bytes
+        for part in parts
+        if part.name.startswith("moments") or part.name == "critic" or moving.get(part.name)
+    ]
     return model_bytes(shape) + sum(beside)
 
 

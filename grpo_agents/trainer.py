@@ -67,6 +67,11 @@ class Trainer:
         self.parts: Parts = build(config, learning=True, say=self.display.say)
         assert self.parts.model is not None
         self.learner = make_learner(config, self.parts.model)
+        if self.learner.why_padded:
+            self.display.say(
+                f"{self.learner.why_padded}: prefixes that rollouts share are computed again for each of them. What is "
+                "learned is the same; it takes longer"
+            )
         self.sync_check = SyncCheck(
             self.parts.engine,
             self.learner,

@@ -5,7 +5,8 @@ import tomllib
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from tiny import group_of, vector_of
+from tiny import group_of, make_model, make_tokenizer, save_start, vector_of
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_agents import store
@@ -186,6 +187,37 @@ def test_tasks_of_the_evaluation_that_are_trained_on_are_said_once(warm, tmp_pat
     assert "held-out" not in said
     train(grpo(tmp_path / "split", warm, **{"train.steps": 1}))
     assert "among those of the evaluation" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["mamba", "qwen3"])
+def test_an_architecture_that_shares_no_prefixes_says_so_once(kind, tmp_path, capsys):
+    """A state-space model's layers know only what stands right before a token."""
+    save_start(tmp_path / "start", kind=kind, scale=0.1, **({"state_size": 4} if kind == "mamba" else {}))
+    config = sft(tmp_path / "run", tmp_path / "start", **{"train.steps": 2})
+    folder = train(config.model_copy(update={"eval": config.eval.model_copy(update={"every": None})}))
+    said = capsys.readouterr().err
+    assert said.count("prefixes that rollouts share are computed again for each of them") == (kind == "mamba")
+    assert ("MambaForCausalLM does not take its attention from transformers" in said) == (kind == "mamba")
+    assert [row["step"] for row in rows_of(folder) if row["grad_norm"] > 0] == [0, 1]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_before_the_run_begins(tmp_path):
+    tokenizer, model = make_tokenizer(), make_model(vocab=len(make_tokenizer()))
+    first = len(tokenizer)
+    tokenizer.add_tokens([AddedToken("<|picture|>", special=True)])  # no template writes it
+    for folder in (tmp_path / "picture", tmp_path / "word"):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        tokenizer.add_tokens(["wholly", "new"])
+    Trainer(sft(tmp_path / "run", tmp_path / "picture"))
+    with pytest.raises(ValueError, match=rf"knows 'wholly' as number {first + 1}, .* is of {first} \(2 tokens"):
+        Trainer(sft(tmp_path / "other", tmp_path / "word"))
+    assert not (tmp_path / "other").exists()
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|padding|>"})
+    tokenizer.save_pretrained(tmp_path / "picture")
+    with pytest.raises(ValueError, match=rf"knows '<\|padding\|>' as number {first}"):
+        Trainer(sft(tmp_path / "other", tmp_path / "picture"))
 
 
 MINE = """

@@ -3,11 +3,20 @@
 import os
 import signal
 import threading
+from contextlib import closing
 
+import numpy as np
 import pytest
-from tiny import save_start
+import torch
+from tiny import full_logprobs, make_tokenizer, sampled, save_start
+from transformers import AutoModelForCausalLM
 
 from grpo_agents import store
+from grpo_agents.engines.child import ChildEngine
+from grpo_agents.learner.batch import make_batch
+from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
+from grpo_agents.methods.grpo import Grpo
 from grpo_agents.trainer import Trainer
 from runs import grpo, rows_of, steps_of
 
@@ -79,3 +88,27 @@ def test_a_run_samples_from_the_policy_that_it_trains(start, tmp_path, settings)
         versions = {turn.version for trajectory in store.read(file) for turn in trajectory.steps}
         assert versions == {max(0, step - late)}
     assert len(steps_of(rows, eval_=True)) == 3
+
+
+def test_a_trained_policy_says_the_same_wherever_it_is_loaded(start, tmp_path):
+    """An update, saved: log-probabilities of the learner, of transformers, and of vLLM, which reads the folder."""
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).eval()
+    rng = np.random.default_rng(0)
+    turns = [(9, 4), (7, 0)]
+    trajectories = [sampled(rng, model.config.vocab_size, 12, turns, advantage=(-1.0) ** n, index=n) for n in range(6)]
+    untrained = [full_logprobs(model, trajectory.samples[0].ids) for trajectory in trajectories]
+    config = LearnerConfig(optimizer=OptimizerConfig(lr=1e-2))
+    learner = Learner(model, config, Grpo(), source="stored", steps=1)
+    batch = make_batch(trajectories)
+    assert learner.learn(batch, version=0, progress=0.0)["skipped"] == 0
+    learner.save_policy(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    settings = {"model": str(tmp_path), "dtype": "float32", "cpu_cache_gib": 1}
+    with closing(ChildEngine("grpo_agents.engines.vllm:VllmEngine", settings, patience=60.0)) as engine:
+        scores = engine.score([row.ids.tolist() for row in batch.rows])
+    of_vllm = {row.trajectory: logprobs[row.trained] for row, logprobs in zip(batch.rows, scores, strict=True)}
+    for row, logprobs in learner.score(batch.rows):
+        assert np.abs(logprobs - untrained[row.trajectory][row.trained - 1]).max() > 0.1
+        assert logprobs == pytest.approx(full_logprobs(loaded, row.ids)[row.trained - 1], abs=1e-5)
+        assert logprobs == pytest.approx(of_vllm[row.trajectory], abs=1e-5)

@@ -32,6 +32,7 @@ class Row:
         values: What the critic expected before each at the start of the batch, (trained,); None without a critic.
         returns: What it should have expected, (trained,); None without a critic.
         support: What could have been sampled in place of each, (trained,); None where nothing was cut.
+        name: Of its trajectory, in messages.
     """
 
     ids: np.ndarray
@@ -49,6 +50,7 @@ class Row:
     values: np.ndarray | None = None
     returns: np.ndarray | None = None
     support: Support | None = None
+    name: str = ""
 
 
 @dataclass(slots=True)
@@ -129,7 +131,27 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
         trajectory=place,
         group=group,
         support=support,
+        name=trajectory.id,
     )
+
+
+def check_ids(rows: Sequence[Row], vocabulary: int) -> None:
+    """Refuses token ids that a model does not have.
+
+    Args:
+        rows: What is to be computed.
+        vocabulary: How many tokens the model has.
+
+    Raises:
+        ValueError: There is one; names the trajectory and the id.
+    """
+    for row in rows:
+        ids = row.ids if row.support is None else np.concatenate([row.ids, row.support.ids])
+        if (wrong := ids[(ids < 0) | (ids >= vocabulary)]).size:
+            raise ValueError(
+                f"trajectory {row.name}: it has the token {wrong[0]}, and the model's vocabulary is of {vocabulary}. "
+                "Learn from trajectories that were sampled with this model's tokenizer (source.path, model.path)."
+            )
 
 
 def with_advantage(rows: Sequence[Row]) -> list[Row]:

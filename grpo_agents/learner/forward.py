@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,39 +71,76 @@ class ForwardPass(torch.nn.Module):
         return Forward(logprobs[pack.order], entropy[pack.order], None if expected is None else expected[pack.order])
 
 
-def prepare(model: PreTrainedModel) -> bool:
-    """Teaches a model to attend over trees, if its architecture can; says whether.
+def prepare(model: PreTrainedModel) -> str:
+    """Teaches a model to attend over trees, if its architecture can; says why not, or nothing.
 
     Raises:
         ValueError: Not even one row after the other is computed as the model itself does: hidden states and output
-            layer alone do not make this architecture's logits.
+            layer alone do not make this architecture's logits. Or its own logits are not finite.
     """
+    if (more := _after_head(model)) is not None:
+        raise ValueError(
+            f"{_architecture(model)} is not supported: its logits are not its output layer applied to its last hidden "
+            f"state (its config has {more})"
+        )
     vocabulary = int(model.config.get_text_config().vocab_size)
     probes = [_probe(ids % vocabulary) for ids in (np.arange(8), np.array([0, 1, 2, 3, 8, 9]), np.array([0, 5, 6]))]
     was_training, plain = model.training, str(model.config._attn_implementation)
     model.eval()
     try:
         theirs = torch.cat([_own_logprobs(model, row) for row in probes])
+        if not theirs.isfinite().all():
+            raise ValueError(
+                f"{_architecture(model)} gives log-probabilities that are not finite: its weights are broken"
+            )
+        why_padded = _takes_no_trees(model)
         for shares in (True, False):
-            if shares and not _takes_trees(model):
+            if shares and why_padded:
                 continue
             model.set_attn_implementation(attention.NAME if shares else plain)
             with torch.no_grad():
                 ours = ForwardPass(model, 1.0, "float32", shares=shares)(probes).logprobs
-            if torch.allclose(ours, theirs, atol=PROBE_TOLERANCE):
-                return shares
+            off = float((ours - theirs).abs().max())
+            if off <= PROBE_TOLERANCE:
+                return why_padded
+            why_padded = (
+                f"in {_architecture(model)} something else than attention goes from token to token (over a tree, its "
+                f"log-probabilities differ by {off:.3g})"
+            )
     finally:
         model.train(was_training)
-    off = float((ours - theirs).abs().max())
     raise ValueError(
-        f"{type(model).__name__} is not supported: its logits are not its output layer applied to its last hidden "
+        f"{_architecture(model)} is not supported: its logits are not its output layer applied to its last hidden "
         f"state (log-probabilities differ by {off:.3g})"
     )
 
 
-def _takes_trees(model: PreTrainedModel) -> bool:
-    """Whether its layers ask transformers for their attention, and hand on what the decoder is given."""
-    return bool(model._supports_attention_backend) and model.config._attn_implementation in ("sdpa", attention.NAME)
+def _takes_no_trees(model: PreTrainedModel) -> str:
+    """Why its layers do not ask transformers for their attention; nothing where they do."""
+    if not model._supports_attention_backend:
+        return f"{_architecture(model)} does not take its attention from transformers, or has layers without any"
+    plain = model.config._attn_implementation
+    return "" if plain in ("sdpa", attention.NAME) else f"{_architecture(model)} attends by {plain!r}, not 'sdpa'"
+
+
+def _architecture(model: Any) -> str:
+    """Its class; with LoRA, that of the model below."""
+    return type(model.get_base_model() if hasattr(model, "peft_config") else model).__name__
+
+
+def _after_head(model: PreTrainedModel) -> str | None:
+    """What a config says is done to logits after the output layer; a probe of small logits may not show it."""
+    config = model.config.get_text_config()
+    for name, nothing in (
+        ("final_logit_softcapping", None),
+        ("logits_scaling", 1),
+        ("logit_scale", 1),
+        ("lm_head_multiplier", 1),
+    ):
+        value = getattr(config, name, nothing)
+        if value is not None and value != nothing:
+            return f"{name} = {value:g}"
+    return None
 
 
 def _probe(ids: np.ndarray) -> Row:

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from grpo_agents.learner import mismatch, saved
-from grpo_agents.learner.batch import Batch, Row, assign_credit, with_advantage
+from grpo_agents.learner.batch import Batch, Row, assign_credit, check_ids, with_advantage
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.forward import Forward, ForwardPass, prepare
 from grpo_agents.learner.model import save_model
@@ -43,8 +43,13 @@ class Learner:
         largest_mismatch: How far the engine's log-probabilities may be from the learner's, on average over a batch.
         ranks: The processes that share it; each makes one with the same arguments.
 
+    Attributes:
+        shares_prefixes: Whether what rows have in common is computed once.
+        why_padded: Why it is not, or nothing.
+
     Raises:
-        ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone.
+        ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone;
+            nothing of the model is to be trained; or the optimiser cannot be had.
     """
 
     def __init__(
@@ -60,8 +65,15 @@ class Learner:
         largest_mismatch: float = math.inf,
         ranks: Ranks | None = None,
     ):
+        if not any(value.requires_grad for value in model.parameters()):
+            raise ValueError(
+                "there is nothing to train: no parameter of the model takes a gradient. Load an adapter as trainable, "
+                "and set requires_grad of what is to be learned"
+            )
         self.model = model
-        self.shares_prefixes = prepare(model)
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.why_padded = prepare(model)
+        self.shares_prefixes = not self.why_padded
         self.ranks = ranks or Ranks()
         self.config = config
         self.method = method
@@ -110,8 +122,8 @@ class Learner:
             has no rows, of which nothing is learned.
 
         Raises:
-            ValueError: The engine's log-probabilities are off; then nothing was moved.
-            FloatingPointError: See :meth:`update`.
+            ValueError: The engine's log-probabilities are off, or see :meth:`prepare`; then nothing was moved.
+            FloatingPointError: See :meth:`prepare` and :meth:`update`.
         """
         torch.manual_seed(seed)
         self._renew_reference(version)  # due whatever the batch holds
@@ -124,21 +136,32 @@ class Learner:
         return figures
 
     def prepare(self, batch: Batch) -> None:
-        """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch."""
+        """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch.
+
+        Raises:
+            ValueError: A token id that the model does not have, or rows that do not fit ``max_tokens``.
+            FloatingPointError: A log-probability or a value is not finite; says which, and of which trajectory.
+        """
+        check_ids(batch.rows, self.vocabulary)
         recompute = self.config.old_logprobs == "recompute" and self.source not in ("demonstrations", "pairs")
         if recompute or self.critic is not None:
             for row, logprobs, values in self._score(self._policy_pass, batch.rows):
-                row.old = logprobs if recompute else row.old
-                row.values = values
+                row.old = _finite(logprobs, "log π_old", row) if recompute else row.old
+                row.values = None if values is None else _finite(values, "a value of the critic", row)
         if self.method.needs_reference:
             with self.model.disable_adapter() if self._adapter else nullcontext():  # type: ignore[operator]
                 for row, logprobs, _ in self._score(self._reference_pass, batch.rows, values=False):
-                    row.reference = logprobs
+                    row.reference = _finite(logprobs, "log π_ref", row)
         assign_credit(batch, self.method)
 
     @collective
     def score(self, rows: Sequence[Row]) -> list[tuple[Row, np.ndarray]]:
-        """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first."""
+        """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first.
+
+        Raises:
+            ValueError: As :meth:`prepare`.
+        """
+        check_ids(rows, self.vocabulary)
         return [(row, logprobs) for row, logprobs, _ in self._score(self._policy_pass, rows, values=False)]
 
     @collective
@@ -314,6 +337,17 @@ class Learner:
         own = tokens.old if self.config.old_logprobs == "recompute" else tokens.logprobs.detach()
         staleness = version - np.concatenate([row.version for row in rows])
         return own.cpu().numpy(), np.concatenate([row.sampler for row in rows]), staleness
+
+
+def _finite(values: np.ndarray, what: str, row: Row) -> np.ndarray:
+    """The values, if they are finite."""
+    if not np.isfinite(values).all():
+        raise FloatingPointError(
+            f"trajectory {row.name}: {what}, as the learner computes it, is not finite. Nothing was learned from this "
+            "batch. Weights that are not finite, or too large for what is computed in, do this: go on from an earlier "
+            "checkpoint with a lower learner.optimizer.lr, or compute in float32 (model.dtype)."
+        )
+    return values
 
 
 def _means(ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:

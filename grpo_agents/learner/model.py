@@ -47,7 +47,11 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
 
 
 def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PreTrainedModel:
-    """The model with new adapters, which alone are trained."""
+    """The model with new adapters, which alone are trained.
+
+    Raises:
+        ValueError: It has no module of those names.
+    """
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
@@ -57,7 +61,10 @@ def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PreTrainedModel:
         target_modules=lora.targets,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, settings)  # type: ignore[return-value]  # a PeftModel behaves as one
+    try:
+        return get_peft_model(model, settings)  # type: ignore[return-value]  # a PeftModel behaves as one
+    except ValueError as error:
+        raise ValueError(f"model.lora.targets is {lora.targets!r}: {error}") from error
 
 
 def load_part(kind: Any, config: ModelConfig, **options: Any) -> Any:

@@ -1,12 +1,16 @@
-"""Optimisers and schedules: torch's own, with states that are stored without pickle."""
+"""Optimisers and schedules: torch's own and an 8-bit AdamW, with states that are stored without pickle."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import torch
 
+from grpo_agents.learner.eight_bit import adamw8bit, adamw8bit_shapes
 from grpo_agents.learner.muon import Muon
 from grpo_agents.learner.ranks import shared_as, whole
 from grpo_agents.learner.settings import OptimizerConfig
@@ -26,6 +30,9 @@ class Optimizer:
         steps: How many steps the schedule spans.
         dtype: What forward passes compute in. In float16 the loss is scaled, lest small gradients become 0: by less
             after each update whose gradient overflowed, by more after many that did not.
+
+    Raises:
+        ValueError: ``adamw8bit`` without bitsandbytes, or of parameters of which ranks hold shards.
     """
 
     def __init__(
@@ -54,7 +61,8 @@ class Optimizer:
         plain = {"params": vectors, "weight_decay": 0.0}
         groups = [group for group in (decayed, plain) if group["params"]]
         if groups:
-            self._parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=device == "cuda"))
+            adamw = adamw8bit if config.name == "adamw8bit" else partial(torch.optim.AdamW, fused=True)
+            self._parts.append(adamw(groups, lr=config.lr, betas=config.betas))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -94,10 +102,10 @@ class Optimizer:
     def state(self) -> dict[str, torch.Tensor]:
         """Every state tensor, whole, under ``parameter|key``."""
         return {
-            f"{name}|{key}": whole(value)
+            f"{name}|{field}": _as_tensor(field, value)
             for name, parameter in self.named.items()
             for part in self._parts
-            for key, value in part.state.get(parameter, {}).items()
+            for field, value in part.state.get(parameter, {}).items()
         }
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
@@ -109,13 +117,48 @@ class Optimizer:
         owner = {
             parameter: part for part in self._parts for group in part.param_groups for parameter in group["params"]
         }
+        stored: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for key, value in state.items():
             name, _, field = key.rpartition("|")
+            stored[name][field] = value
+        for name, fields in stored.items():
             parameter = self.named.get(name)
             if parameter is None:
                 raise ValueError(f"the stored optimiser state is of another model: it has {name!r}")
-            fields = ("momentum_buffer",) if isinstance(owner[parameter], Muon) else ("step", "exp_avg", "exp_avg_sq")
-            if field not in fields or (field != "step" and value.shape != parameter.shape):
-                shape = tuple(value.shape)
-                raise ValueError(f"the stored state is of another model or optimiser: {key!r} of shape {shape}")
-            owner[parameter].state[parameter][field] = value if field == "step" else shared_as(value, parameter).clone()
+            part, found = owner[parameter], {field: value.shape for field, value in fields.items()}
+            if found != (wanted := _shapes(part, parameter)):
+                raise ValueError(
+                    f"the stored optimiser state is of another model or optimiser: of {name!r} it has "
+                    f"{_written(found)}, and {type(part).__name__} keeps {_written(wanted)}"
+                )
+            for field, value in fields.items():
+                part.state[parameter][field] = _from_tensor(value, parameter)
+
+
+def _shapes(part: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, torch.Size]:
+    """The shape of everything that an optimiser keeps of a parameter."""
+    own = parameter.shape
+    if isinstance(part, Muon):
+        return {"momentum_buffer": own}
+    if isinstance(part, torch.optim.AdamW):
+        return {"step": torch.Size(), "exp_avg": own, "exp_avg_sq": own}
+    return adamw8bit_shapes(parameter)
+
+
+def _as_tensor(field: str, value: Any) -> torch.Tensor:
+    """What an optimiser keeps, as it is stored: bitsandbytes counts steps in plain numbers, and has its codes once."""
+    if not isinstance(value, torch.Tensor):
+        return torch.tensor(value)
+    return value.clone() if field.startswith("qmap") else whole(value)
+
+
+def _from_tensor(value: torch.Tensor, parameter: torch.nn.Parameter) -> Any:
+    """What :func:`_as_tensor` was made of."""
+    if value.ndim == 0 and not value.is_floating_point():
+        return int(value)
+    of_each_weight = value.shape == parameter.shape
+    return (shared_as(value, parameter) if of_each_weight else value.to(parameter.device)).clone()
+
+
+def _written(shapes: dict[str, torch.Size]) -> str:
+    return ", ".join(f"{field} {tuple(shape)}" for field, shape in shapes.items())

@@ -38,8 +38,10 @@ class ModelConfig(Section):
 class OptimizerConfig(Section):
     """How weights are moved."""
 
-    name: Literal["adamw", "muon"] = Field(
-        default="adamw", description="muon: torch's Muon on the matrices inside the layers, AdamW on the rest."
+    name: Literal["adamw", "adamw8bit", "muon"] = Field(
+        default="adamw",
+        description="adamw8bit: AdamW of bitsandbytes, whose moments take a quarter of the memory. muon: torch's "
+        "Muon on the matrices inside the layers, AdamW on the rest.",
     )
     lr: float = Field(default=1e-6, gt=0, description="Learning rate at its highest.")
     schedule: Literal["constant", "linear", "cosine"] = Field(

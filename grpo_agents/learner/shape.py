@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from grpo_agents.cost import Shape, Weights
+from grpo_agents.learner.eight_bit import moment_bytes
 from grpo_agents.learner.model import add_lora, decoder_and_head, load_part
 from grpo_agents.learner.optimizer import is_inner_matrix
 from grpo_agents.learner.settings import ModelConfig, RewardModelConfig
@@ -92,11 +93,12 @@ def _active_experts(text: Any, parameter: torch.Tensor) -> int:
 
 def _weights(named: Iterable[tuple[str, torch.nn.Parameter]]) -> Weights:
     """Counts them."""
-    count = adapters = trained = muon = 0
+    count = adapters = trained = muon = eight_bit = 0
     for name, parameter in named:
         count += parameter.numel()
         adapters += parameter.numel() if "lora_" in name else 0
         if parameter.requires_grad:
             trained += parameter.numel()
             muon += parameter.numel() if is_inner_matrix(name, parameter) else 0
-    return Weights(count, adapters, trained, muon)
+            eight_bit += moment_bytes(parameter.numel())
+    return Weights(count, adapters, trained, muon, eight_bit)

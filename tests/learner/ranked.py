@@ -89,11 +89,21 @@ def led():
     return found | {f"led|score|{order[id(row)]}": torch.from_numpy(values.copy()) for row, values in scores}
 
 
+def refused():
+    """What is said of moments in 8 bits, where ranks hold shards."""
+    config = LearnerConfig(optimizer=OptimizerConfig(name="adamw8bit"))
+    try:
+        Learner(make_model(vocab=VOCAB), config, Grpo(), steps=10, ranks=Ranks())
+    except ValueError as error:
+        return {"refused": torch.frombuffer(bytearray(str(error).encode()), dtype=torch.uint8)}
+    return {}
+
+
 def main(out):
     """Runs every case and writes what came out."""
     torch.set_num_threads(1)
     begin()
-    found = {key: value for name in CASES for key, value in run(name).items()} | led()
+    found = {key: value for name in CASES for key, value in run(name).items()} | led() | refused()
     if Ranks().rank == 0:
         save_file(found, out)
 

@@ -12,9 +12,13 @@ from grpo_agents.learner import logprobs as logprobs_module
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.forward import ForwardPass
 from grpo_agents.learner.learner import Learner
-from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
+from grpo_agents.learner.model import add_lora
+from grpo_agents.learner.settings import LearnerConfig, LoraSettings, OptimizerConfig
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.gspo import Gspo
+from grpo_agents.methods.ppo import Ppo
 from grpo_agents.methods.sft import Sft
+from grpo_agents.support import Support
 from grpo_agents.trajectory import Step
 
 VOCAB = 97
@@ -63,7 +67,7 @@ def test_an_update_is_the_same_however_it_is_split(kind, settings, monkeypatch):
     for variant in ("whole", "small", "shuffled", "chunked", "alone", "padded"):
         model = copy.deepcopy(start)
         if variant == "padded":
-            monkeypatch.setattr(learner_module, "prepare", lambda _: False)
+            monkeypatch.setattr(learner_module, "prepare", lambda _: "for this test")
         learner = make_learner(model, Grpo(**settings), lr=1e-2, max_tokens=40 if variant == "small" else 4000)
         mine = list(trajectories)
         if variant == "shuffled":
@@ -301,6 +305,128 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_is_counted():
     with pytest.raises(FloatingPointError, match=r"2 updates in a row .*learner\.optimizer\.lr"):
         learner.update(bad, 0.0)
     assert all(torch.equal(after[name], value) for name, value in model.named_parameters())
+
+
+def unmoved(learner, before):
+    """Whether weights are, to the bit, those of before, and the optimiser has not begun."""
+    same = all(
+        torch.equal(before[name].view(torch.int32), value.view(torch.int32))
+        for name, value in copy_weights(learner.model).items()
+    )
+    return same and learner.updates == 0 and not learner.optimizer.state()
+
+
+@pytest.mark.parametrize("old", ["engine", "recompute"])
+@pytest.mark.parametrize("method", [Grpo(), Grpo(kl_weight=0.1), Gspo()], ids=["grpo", "reference", "gspo"])
+def test_rows_that_do_not_fit_are_refused_before_anything_moves(old, method):
+    """Also where others, which do fit, come before."""
+    trajectories = ragged()
+    rng = np.random.default_rng(1)
+    trajectories.insert(3, sampled(rng, VOCAB, 30, [(20, 0)], advantage=1.0))
+    learner = make_learner(make_model(), method, old_logprobs=old, max_tokens=40)
+    before = copy_weights(learner.model)
+    with pytest.raises(ValueError, match=r"tokens does not fit learner\.max_tokens = 40"):
+        learner.learn(make_batch(trajectories), version=0, progress=0.0)
+    assert unmoved(learner, before)
+    learner.config = learner.config.model_copy(update={"max_tokens": 50})
+    learner.learn(make_batch(trajectories), version=1, progress=0.0)
+    assert not unmoved(learner, before)
+
+
+@pytest.mark.parametrize("wrong", [VOCAB, 150_000, -1])
+@pytest.mark.parametrize("where", ["sampled", "told", "support"])
+def test_a_token_that_the_model_does_not_have_is_named_before_anything_moves(wrong, where):
+    trajectories = ragged()
+    trajectories[2].group = 5
+    (sample,) = trajectories[2].samples
+    if where == "support":
+        ids = np.concatenate([sample.ids[sample.mask], [wrong]]).astype(np.int32)
+        counts = sample.mask.astype(np.int32)
+        counts[np.flatnonzero(sample.mask)[-1]] = 2
+        sample.support = Support(ids, counts)
+    else:
+        sample.ids[np.flatnonzero(sample.mask == (where == "sampled"))[0]] = wrong
+    learner = make_learner(make_model())
+    before, batch = copy_weights(learner.model), make_batch(trajectories)
+    message = rf"trajectory 5\.2: it has the token {wrong}, and the model's vocabulary is of {VOCAB}\."
+    with pytest.raises(ValueError, match=message):
+        learner.learn(batch, version=0, progress=0.0)
+    with pytest.raises(ValueError, match=message):
+        learner.score(batch.rows)
+    assert unmoved(learner, before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("what", "method"), [("log π_old", Grpo()), ("log π_ref", Grpo(kl_weight=0.1)),
+                                              ("a value of the critic", Ppo())])  # fmt: skip
+def test_what_the_learner_computes_and_is_not_finite_is_named_before_anything_moves(what, method, value):
+    """Of one trajectory among others: a token's row of the table is broken, or the critic."""
+    model = make_model(tie_word_embeddings=False)
+    trajectories = ragged()
+    for trajectory in trajectories:
+        trajectory.samples[0].ids[trajectory.samples[0].ids == 7] = 8
+    trajectories[4].samples[0].ids[0] = 7
+    recompute = what == "log π_old"
+    learner = make_learner(model, method, old_logprobs="recompute" if recompute else "engine")
+    with torch.no_grad():
+        if what == "a value of the critic":
+            next(learner.critic.parameters()).view(-1)[0] = value
+        else:
+            (model if recompute else learner.reference).get_input_embeddings().weight[7, 0] = value
+    before = copy_weights(model)
+    name = r"0\.\d" if what == "a value of the critic" else r"0\.4"
+    with pytest.raises(FloatingPointError, match=rf"trajectory {name}: {what}, as the learner .* is not finite"):
+        learner.learn(make_batch(trajectories), version=0, progress=0.0)
+    assert unmoved(learner, before)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("method", [Grpo(), Gspo(), Sft()], ids=["grpo", "gspo", "sft"])
+def test_a_weight_that_is_not_a_number_moves_no_other_and_stops_the_run(method, optimizer):
+    model = make_model()
+    learner = make_learner(model, method, optimizer=optimizer, stop_after_skips=3)
+    batch = make_batch(ragged())
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 5] = float("nan")
+    before = copy_weights(model)
+    for _ in range(2):
+        assert learner.learn(batch, version=0, progress=0.0)["skipped"] == 1.0
+    with pytest.raises(FloatingPointError, match="3 updates in a row had a gradient that is not finite"):
+        learner.learn(batch, version=0, progress=0.0)
+    learner.updates = 0
+    assert unmoved(learner, before)
+
+
+def test_a_model_of_which_nothing_is_trained_is_refused():
+    adapted = get_peft_model(make_model(), LoraConfig(r=2, target_modules="all-linear", inference_mode=True))
+    for model in (make_model().requires_grad_(False), adapted):
+        with pytest.raises(ValueError, match="nothing to train: no parameter of the model takes a gradient"):
+            make_learner(model, Ppo())  # also where a critic of its own would be
+
+
+def test_a_model_whose_weights_are_broken_is_refused():
+    model = make_model()
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(ValueError, match="Qwen3ForCausalLM gives log-probabilities that are not finite"):
+        make_learner(model)
+
+
+@pytest.mark.parametrize("scale", [0.6, 0.05])
+@pytest.mark.parametrize(
+    ("kind", "settings", "named"),
+    [
+        ("gemma2", {}, "Gemma2ForCausalLM is .*final_logit_softcapping = 30"),
+        ("granite", {"logits_scaling": 8.0}, "GraniteForCausalLM is .*logits_scaling = 8"),
+        ("cohere", {}, "CohereForCausalLM is .*logit_scale = 0.0625"),
+    ],
+)
+def test_what_an_architecture_does_to_its_logits_is_named(kind, settings, named, scale):
+    """Also where logits are so small that a cap hardly shows, and with adapters."""
+    with pytest.raises(ValueError, match=named):
+        make_learner(make_model(kind, scale=scale, **settings))
+    with pytest.raises(ValueError, match=named):
+        make_learner(add_lora(make_model(kind, scale=scale, **settings), LoraSettings(rank=2)))
 
 
 def test_an_architecture_with_more_after_its_head_is_refused():

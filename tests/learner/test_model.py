@@ -129,6 +129,12 @@ def test_no_model_there(tmp_path):
         load(tmp_path / "nothing-here")
 
 
+@pytest.mark.parametrize("targets", ["nothing", ["nothing"], []])
+def test_adapters_of_no_module_are_refused(targets):
+    with pytest.raises(ValueError, match=r"model\.lora\.targets is .*: (Target modules|No `target_modules`)"):
+        add_lora(make_model(), LoraSettings(targets=targets))
+
+
 def test_a_device_that_is_not_there_is_named():
     assert resolve_device("cpu") == torch.device("cpu")
     if not torch.cuda.is_available():

@@ -1,5 +1,8 @@
 import copy
 import math
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,6 +11,8 @@ from tiny import make_model
 
 from grpo_agents.learner.optimizer import Optimizer
 from grpo_agents.learner.settings import OptimizerConfig
+
+eight_bit = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
 def make_optimizer(model, steps=100, **settings):
@@ -47,6 +52,7 @@ def test_adamw_is_torchs_with_decay_on_matrices_alone():
         ],
         lr=1e-2,
         betas=(0.8, 0.9),
+        fused=True,
     )
     for step in range(3):
         push(model, step)
@@ -71,6 +77,58 @@ def test_muon_takes_the_matrices_inside_the_layers():
     assert keys == expected
     assert "lm_head.weight|exp_avg" in optimizer.state()
     assert "model.embed_tokens.weight|exp_avg" in optimizer.state()
+
+
+@eight_bit
+def test_moments_of_8_bits_lead_where_those_of_32_do():
+    """On a quadratic: to the same place, though each moment is one of 256 codes."""
+    torch.manual_seed(0)
+    target = torch.rand(80, 80)
+    ends = {}
+    for name in ("adamw", "adamw8bit"):
+        weight, bias = torch.nn.Parameter(torch.zeros(80, 80)), torch.nn.Parameter(torch.zeros(80))
+        config = OptimizerConfig(name=name, lr=0.05, schedule="cosine", clip=1e9)
+        optimizer = Optimizer([("weight", weight), ("bias", bias)], config, 200)
+        for step in range(200):
+            (((weight - target) ** 2).sum() + ((bias - target[0]) ** 2).sum()).backward()
+            optimizer.step(step)
+        ends[name] = [(weight - target).detach().abs().max(), (bias - target[0]).detach().abs().max()]
+    assert all(max(left) < 0.02 for left in ends.values()), ends
+    kept = {key: (value.dtype, tuple(value.shape)) for key, value in optimizer.state().items()}
+    assert kept["weight|state1"] == kept["weight|state2"] == (torch.uint8, (80, 80))
+    assert kept["weight|absmax1"] == kept["weight|absmax2"] == (torch.float32, (25,))
+    assert kept["bias|state1"] == kept["bias|state2"] == (torch.float32, (80,))
+
+
+@eight_bit
+def test_the_first_steps_in_8_bits_are_adamws_with_decay_on_matrices_alone():
+    """Of the first gradient each block's largest moments are exact; the others as near as a code is."""
+    moved = {}
+    for name in ("adamw", "adamw8bit"):
+        model = make_model(vocab=150)
+        optimizer = make_optimizer(model, name=name, weight_decay=0.3, betas=(0.8, 0.9))
+        for step in range(2):
+            push(model, step)
+            optimizer.step(step)
+        moved[name] = dict(model.named_parameters())
+    start = dict(make_model(vocab=150).named_parameters())
+    for name, value in moved["adamw"].items():
+        change, other = value - start[name], moved["adamw8bit"][name] - start[name]
+        assert (change - other).abs().mean() < 0.03 * change.abs().mean(), name
+
+
+def test_bitsandbytes_is_said_to_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)
+    with pytest.raises(ValueError, match=r"learner\.optimizer\.name .*pip install 'grpo-agents\[eightbit\]'"):
+        make_optimizer(make_model(), name="adamw8bit")
+    make_optimizer(make_model())
+
+
+def test_bitsandbytes_is_not_imported_unless_asked_for():
+    say = "import sys, grpo_agents.trainer; print([name for name in sys.modules if 'bitsandbytes' in name])"
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]"]
 
 
 def test_the_gradient_is_clipped_by_its_whole_norm_and_forgotten():
@@ -103,11 +161,11 @@ def test_a_gradient_that_is_not_finite_moves_nothing(bad):
     assert all(value.grad is None for value in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "muon", pytest.param("adamw8bit", marks=eight_bit)])
 def test_a_stored_state_goes_on_bit_for_bit(name, tmp_path):
     """Steps, weights and state into files, a new optimiser from them, and on: as if it had never stopped."""
     settings = {"name": name, "schedule": "cosine", "weight_decay": 0.1}
-    model = make_model()
+    model = make_model(vocab=150)  # 4,800 weights of the table: enough for moments in 8 bits
     optimizer = make_optimizer(model, **settings)
     for step in range(3):
         push(model, step)
@@ -142,7 +200,15 @@ def test_the_state_of_another_model_is_refused():
         make_optimizer(make_model(intermediate_size=40)).load(state)
 
 
-@pytest.mark.parametrize(("one", "other"), [("adamw", "muon"), ("muon", "adamw")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("adamw", "muon"),
+        ("muon", "adamw"),
+        pytest.param("adamw", "adamw8bit", marks=eight_bit),
+        pytest.param("adamw8bit", "adamw", marks=eight_bit),
+    ],
+)
 def test_the_state_of_another_optimiser_is_refused(one, other):
     with pytest.raises(ValueError, match="another"):
         make_optimizer(make_model(), name=other).load(stepped(name=one).state())

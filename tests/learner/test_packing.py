@@ -289,6 +289,7 @@ def test_an_architecture_whose_tokens_cannot_share_a_prefix_is_padded(rng, budge
     batch, expected = make_batch(trajectories), of_whole_logits(model, trajectories)
     learner = make_learner(model, max_tokens=budget)
     assert not learner.shares_prefixes
+    assert learner.why_padded.startswith("MambaForCausalLM does not take its attention from transformers")
     assert distance(gradients(learner, batch), expected) < 1e-5
 
 

@@ -101,9 +101,15 @@ def test_engine_and_learner_differ_less_in_float16_than_in_bfloat16(mismatches):
     assert mismatches["float32"] < mismatches["float16"] < mismatches["bfloat16"] / 1.5
 
 
-def test_a_resumed_run_in_float16_is_the_unbroken_one(warm, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.dtype", "float16"), ("learner.optimizer.name", "adamw8bit")], ids=["float16", "8 bit"]
+)
+def test_a_resumed_run_is_the_unbroken_one(warm, tmp_path, key, value):
+    if value == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+
     def config(name, steps):
-        return grpo(tmp_path / name, warm, **{"model.dtype": "float16", "train.steps": steps, "eval.tasks": 1})
+        return grpo(tmp_path / name, warm, **{key: value, "train.steps": steps, "eval.tasks": 1})
 
     whole = train(config("whole", 4))
     part = train(config("part", 4))

@@ -55,6 +55,11 @@ def test_the_others_follow_the_first(of_two):
         torch.testing.assert_close(of_two[key], value, rtol=1e-3, atol=1e-3, msg=key)
 
 
+def test_moments_in_8_bits_are_refused_where_ranks_hold_shards(of_two):
+    said = bytes(of_two["refused"].tolist()).decode()
+    assert said.startswith("learner.optimizer.name is 'adamw8bit', which works in one process alone")
+
+
 class Line:
     """Stands for ranks: keeps what is announced, and hears what it is given."""
 
