@@ -8,7 +8,7 @@ writes docs/tree/tree.svg. It needs matplotlib.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def _attention(axes: Axes, tree: Tree) -> None:
         shown[start:stop, start:stop][own] = (0.33, 0.45, 0.62)
         shown[stop:end, start:stop] = (0.68, 0.78, 0.89)
     axes.imshow(shown, extent=(0, nodes, nodes, 0), interpolation="none")
-    for start, stop, _ in tree.segments:
+    for start, _, _ in tree.segments:
         axes.axhline(start, color="#DDDDDD", linewidth=0.6)
         axes.axvline(start, color="#DDDDDD", linewidth=0.6)
     axes.text(0, -1.9, "who attends (down) to whom (across)", **_words(bold=True))
@@ -107,7 +107,7 @@ def _attention(axes: Axes, tree: Tree) -> None:
         side.set_color("#BBBBBB")
 
 
-def _words(*, bold: bool = False) -> dict[str, object]:
+def _words(*, bold: bool = False) -> dict[str, Any]:
     return {"color": INK, "fontsize": 9.5 if bold else 8.5, "fontweight": "bold" if bold else "normal"}
 
 

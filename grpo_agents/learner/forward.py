@@ -16,6 +16,9 @@ from grpo_agents.learner.logprobs import token_logprobs
 from grpo_agents.learner.model import computing_in, decoder_and_head
 from grpo_agents.learner.packing import as_tree, padded
 
+ATTENTION = {"full_attention", "sliding_attention"}
+"""Kinds of layers that go over a tree, as configs name them."""
+
 PROBE_TOLERANCE = 1e-3
 """How far log-probabilities may be from those of the model's own forward pass."""
 
@@ -116,9 +119,12 @@ def prepare(model: PreTrainedModel) -> str:
 
 
 def _takes_no_trees(model: PreTrainedModel) -> str:
-    """Why its layers do not ask transformers for their attention; nothing where they do."""
+    """Why its layers do not ask transformers for their attention, or for another than over all or a window."""
     if not model._supports_attention_backend:
         return f"{_architecture(model)} does not take its attention from transformers, or has layers without any"
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTION
+    if kinds:  # a probe is too short to show the chunks of some
+        return f"{_architecture(model)} has layers of {', '.join(sorted(kinds))}"
     plain = model.config._attn_implementation
     return "" if plain in ("sdpa", attention.NAME) else f"{_architecture(model)} attends by {plain!r}, not 'sdpa'"
 

@@ -156,7 +156,7 @@ class Learner:
 
     @collective
     def score(self, rows: Sequence[Row]) -> list[tuple[Row, np.ndarray]]:
-        """Log π of each row's trained tokens under the policy, (trained,), without a gradient; longer rows first.
+        """Log π of each row's trained tokens under the policy, (trained,), without a gradient; in no order.
 
         Raises:
             ValueError: As :meth:`prepare`.
@@ -223,7 +223,7 @@ class Learner:
         sums: dict[str, float] = defaultdict(float)
         compared: list[tuple[np.ndarray, ...]] = []
         self._policy_pass.train()
-        for part, counts in self._passes(rows, self.method.unit):
+        for part, counts in self._passes(self._deal(rows, self.method.unit)):
             found = self._policy_pass(part, entropy_gradient=entropy_gradient)
             tokens = self.tokens(part, found, batch, progress)
             loss = self.method.loss(tokens)
@@ -257,9 +257,8 @@ class Learner:
             )
         return figures
 
-    def _passes(self, rows: Sequence[Row], unit: Unit = "token") -> Iterator[tuple[list[Row], bool]]:
+    def _passes(self, shares: list[list[list[Row]]]) -> Iterator[tuple[list[Row], bool]]:
         """This rank's micro-batches, and whether each counts: ranks pass forward equally often, some to no end."""
-        shares = self._deal(rows, unit)
         own = shares[self.ranks.rank]
         yield from ((part, True) for part in own)
         yield from ((shares[0][-1], False) for _ in range(max(map(len, shares)) - len(own)))
@@ -271,9 +270,10 @@ class Learner:
         self, forward: ForwardPass, rows: Sequence[Row], *, values: bool = True
     ) -> Iterator[tuple[Row, np.ndarray, np.ndarray | None]]:
         """Log π of each row's trained tokens and, with a critic, the values before them; without a gradient."""
+        shares = self._deal(rows)
         forward.eval()
         own: list[tuple[np.ndarray, np.ndarray | None]] = []
-        for part, counts in self._passes(rows):
+        for part, counts in self._passes(shares):
             with torch.no_grad():
                 found = forward(part, values=values)
             if counts:
@@ -281,7 +281,6 @@ class Learner:
                 logprobs = np.split(found.logprobs.cpu().numpy(), cuts)
                 expected = [None] * len(part) if found.values is None else np.split(found.values.cpu().numpy(), cuts)
                 own += zip(logprobs, expected, strict=True)
-        shares = self._deal(rows)
         for parts, results in zip(shares, self.ranks.gather(own), strict=True):
             yield from ((row, *result) for row, result in zip(chain.from_iterable(parts), results, strict=True))
 

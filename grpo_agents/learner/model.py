@@ -170,7 +170,7 @@ def decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
     """The transformer below the output layer, and that layer.
 
     Raises:
-        ValueError: The output layer is no plain matrix.
+        ValueError: The output layer is no plain matrix, or there is no decoder below it.
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     head = base.get_output_embeddings()
@@ -179,4 +179,7 @@ def decoder_and_head(model: Any) -> tuple[Any, torch.nn.Linear]:
             f"the output layer of {type(base).__name__} is no plain matrix, but {type(head).__module__}."
             f"{type(head).__name__}. If model.lora.targets names it, leave it out there."
         )
-    return base.get_decoder(), head
+    decoder = base.get_decoder()
+    if decoder is base:
+        raise ValueError(f"{type(base).__name__} is not supported: it has no decoder apart from its output layer")
+    return decoder, head

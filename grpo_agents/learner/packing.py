@@ -179,9 +179,11 @@ def _padded(bundles: Sequence[list[Row]], max_tokens: int, unit: Unit) -> Iterat
 
 def _check(bundle: Sequence[Row], tokens: int, max_tokens: int, unit: Unit) -> None:
     if tokens > max_tokens:
-        what = "a trajectory" if unit == "token" else f"a {unit} of {len(bundle)} rows, which belong together,"
+        name = bundle[0].name
+        whole = f"group {name.partition('.')[0]}" if unit == "group" else f"trajectory {name}"
+        what = f"{whole} comes" if len(bundle) == 1 else f"{len(bundle)} rows of {whole}, which belong together, come"
         raise ValueError(
-            f"{what} of {tokens} tokens does not fit learner.max_tokens = {max_tokens}. "
+            f"{what} to {tokens} tokens, more than learner.max_tokens = {max_tokens}. "
             "Raise it, or lower rollout.max_tokens."
         )
 

@@ -43,8 +43,8 @@ from grpo_agents.learner.shape import shape_of
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.workload import learned_work
 
-MAX_TOKENS = 2048
-"""Of a micro-batch: a little more than the longest group that is asked to be one."""
+PACK = 2048
+"""Tokens of the products whose rate is measured."""
 
 GROWTH = [(64, 1), (256, 1), (64, 4), (1024, 1), (2048, 1), (256, 4), (512, 4), (1024, 4), (2048, 4)]
 """Prompts and groups of 16 whose times should lie on a line."""
@@ -64,16 +64,15 @@ def prepared(model: PreTrainedModel, work: Work, **settings: Any) -> tuple[Learn
 
 @dataclass(frozen=True)
 class Setting:
-    """Which model computes where, in what, and how many tokens at once."""
+    """Which model computes where, and in what."""
 
     model: Callable[[], PreTrainedModel]
     device: str
     dtype: str
-    max_tokens: int
 
-    def prepared(self, work: Work) -> tuple[Learner, Batch]:
+    def prepared(self, work: Work, max_tokens: int) -> tuple[Learner, Batch]:
         """A learner of a new model, and its batch."""
-        return prepared(self.model().to(self.device), work, dtype=self.dtype, max_tokens=self.max_tokens)
+        return prepared(self.model().to(self.device), work, dtype=self.dtype, max_tokens=max_tokens)
 
 
 def timed(learner: Learner, batch: Batch) -> float:
@@ -93,7 +92,7 @@ def operations(learner: Learner, batch: Batch) -> float:
 def matmul_rate(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> float:
     """Operations a second of the products of the model's MLP with a micro-batch, forward and backward."""
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
-    tokens, device = MAX_TOKENS, model.device
+    tokens, device = PACK, model.device
     wide, narrow = (torch.randn(tokens, size, device=device, dtype=dtype) for size in (inner, hidden))
     up, down = (torch.randn(shape, device=device, dtype=dtype) for shape in ((inner, hidden), (hidden, inner)))
     products: list[Callable[[], Any]] = [
@@ -118,7 +117,8 @@ def _wait(device: torch.device) -> None:
 
 def measure_ours(name: str, repeats: int, gradients: Path) -> dict[str, Any]:
     """Seconds, the rate between them, operations, peak memory; writes the gradient of the first step."""
-    learner, batch = prepared(small_model(), WORKS[name](), max_tokens=MAX_TOKENS)
+    make, max_tokens = WORKS[name]
+    learner, batch = prepared(small_model(), make(), max_tokens=max_tokens)
     step = learner.optimizer.step
 
     def keep(update: int) -> float:
@@ -139,7 +139,7 @@ def measure_trl(name: str, repeats: int, gradients: Path) -> dict[str, Any]:
     """The same of TRL."""
     from trl_learner import run
 
-    seconds, first = run(small_model(), WORKS[name](), repeats)
+    seconds, first = run(small_model(), WORKS[name][0](), repeats)
     save(gradients, first)
     return {"seconds": seconds}
 
@@ -196,19 +196,19 @@ def grow(setting: Setting) -> list[dict[str, Any]]:
     """Seconds of groups of many sizes, the least of four, and how well a line through their operations fits."""
     rows = []
     for prompt, groups in GROWTH:
-        learner, batch = setting.prepared(one_turn(prompt, 64, groups, 16))
+        learner, batch = setting.prepared(one_turn(prompt, 64, groups, 16), 2 * PACK)
         seconds = min(timed(learner, batch) for _ in range(4))
         rows.append({"prompt": prompt, "groups": groups, "operations": operations(learner, batch), "seconds": seconds})
     work, seconds = (np.array([row[key] for row in rows]) for key in ("operations", "seconds"))
     return [{**row, "R² of all": float(np.corrcoef(work, seconds)[0, 1] ** 2)} for row in rows]
 
 
-def vary(setting: Setting, works: dict[str, Callable[[], Work]], repeats: int) -> list[dict[str, Any]]:
+def vary(setting: Setting, works: dict[str, tuple[Callable[[], Work], int]], repeats: int) -> list[dict[str, Any]]:
     """A row for each kind of work and way to compute it; utilisation is against the rate of matrix products."""
     rows = []
-    for name, make in works.items():
+    for name, (make, max_tokens) in works.items():
         for variant in ("tree", "tree, with a mask", "padded"):
-            learner, batch = setting.prepared(make())
+            learner, batch = setting.prepared(make(), max_tokens)
             if variant == "padded":
                 learner.shares_prefixes = learner._policy_pass.shares = False
             AttentionInterface.register(attention.NAME, _with_mask if "mask" in variant else attention.attend)
@@ -243,14 +243,14 @@ def main() -> None:
     packages = ["torch", "transformers"]
     if given.device == "cpu":
         record("learner", "A step of the learner and of TRL 1.16, 2 cores", compare(list(WORKS)), [*packages, "trl"])
-        setting, works = Setting(small_model, "cpu", "float32", MAX_TOKENS), WORKS
+        setting, works = Setting(small_model, "cpu", "float32"), WORKS
     else:
-        setting, works = Setting(large_model, "cuda", "bfloat16", 1 << 15), LARGE_WORKS
+        setting, works = Setting(large_model, "cuda", "bfloat16"), LARGE_WORKS
         print(f"GPU: {torch.cuda.get_device_name()}")
     record(
         f"learner_growth_{given.device}", "How the time of a step grows with its operations", grow(setting), packages
     )
-    record(f"learner_ways_{given.device}", "Ways to compute a step", vary(setting, works, 3), packages)
+    record(f"learner_ways_{given.device}", "Ways to compute a step", vary(setting, works, 2), packages)
 
 
 if __name__ == "__main__":

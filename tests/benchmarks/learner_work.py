@@ -84,17 +84,18 @@ def _ids(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.integers(2, VOCABULARY - 1, count).astype(np.int32)
 
 
-WORKS: dict[str, Callable[[], Work]] = {
-    "prompt 256, completion 64, 4 × 16": lambda: one_turn(256, 64, 4, 16),
-    "prompt 1,024, completion 64, 4 × 16": lambda: one_turn(1024, 64, 4, 16),
-    "4 turns with tools, 600 … 1,500, 4 × 8": lambda: tool_turns(512, 600, 1500, 4, 8),
-    "nothing shared, 64 … 512, 4 × 16": lambda: nothing_shared(64, 512, 4, 16),
+WORKS: dict[str, tuple[Callable[[], Work], int]] = {
+    "prompt 256, completion 64, 4 × 16": (lambda: one_turn(256, 64, 4, 16), 2048),
+    "prompt 1,024, completion 64, 4 × 16": (lambda: one_turn(1024, 64, 4, 16), 2048),
+    "4 turns with tools, 600 … 1,500, 4 × 8": (lambda: tool_turns(512, 600, 1500, 4, 8), 5120),
+    "nothing shared, 64 … 512, 4 × 16": (lambda: nothing_shared(64, 512, 4, 16), 2048),
 }
+"""And how many tokens a micro-batch may compute: a group, a little more; TRL computes all groups at once."""
 
-LARGE_WORKS: dict[str, Callable[[], Work]] = {
-    "prompt 2,048, completion 256, 4 × 16": lambda: one_turn(2048, 256, 4, 16),
-    "prompt 8,192, completion 256, 4 × 16": lambda: one_turn(8192, 256, 4, 16),
-    "4 turns with tools, 2,500 … 6,000, 4 × 8": lambda: tool_turns(2048, 2500, 6000, 4, 8),
+LARGE_WORKS: dict[str, tuple[Callable[[], Work], int]] = {
+    "prompt 2,048, completion 256, 4 × 16": (lambda: one_turn(2048, 256, 4, 16), 1 << 14),
+    "prompt 8,192, completion 256, 4 × 16": (lambda: one_turn(8192, 256, 4, 16), 1 << 14),
+    "4 turns with tools, 2,500 … 6,000, 4 × 8": (lambda: tool_turns(2048, 2500, 6000, 4, 8), 1 << 15),
 }
 
 

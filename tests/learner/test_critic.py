@@ -273,7 +273,7 @@ def test_what_belongs_together_is_in_one_micro_batch_or_refused(shares, budget):
             padded = len(part) * max(len(row.ids) for row in part)
             assert (len(Tree.of([row.ids[:-1] for row in part]).ids) if shares else padded) <= budget
     learner = make_learner(model, Dpo(), max_tokens=30)
-    refused = r"a group of \d rows, which belong together, of \d+ tokens does not fit learner\.max_tokens = 30\. Raise"
+    refused = r"^\d rows of group \d, which belong together, come to \d+ tokens, more than learner\.max_tokens = 30\."
     with pytest.raises(ValueError, match=refused):
         learner.learn(Batch(rows, sum(len(row.trained) for row in rows), 8), version=0, progress=0.0)
 

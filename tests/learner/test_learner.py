@@ -325,7 +325,7 @@ def test_rows_that_do_not_fit_are_refused_before_anything_moves(old, method):
     trajectories.insert(3, sampled(rng, VOCAB, 30, [(20, 0)], advantage=1.0))
     learner = make_learner(make_model(), method, old_logprobs=old, max_tokens=40)
     before = copy_weights(learner.model)
-    with pytest.raises(ValueError, match=r"tokens does not fit learner\.max_tokens = 40"):
+    with pytest.raises(ValueError, match=r"^trajectory \d\.\d comes to \d+ tokens, more than learner\.max_tokens = 40"):
         learner.learn(make_batch(trajectories), version=0, progress=0.0)
     assert unmoved(learner, before)
     learner.config = learner.config.model_copy(update={"max_tokens": 50})

@@ -172,6 +172,11 @@ def test_tied_weights_stay_tied(start, tmp_path):
     assert make_model().lm_head.weight.shape == (97, 32)
 
 
+def test_a_model_without_a_decoder_of_its_own_is_refused():
+    with pytest.raises(ValueError, match="^Llama4ForCausalLM is not supported: it has no decoder apart from"):
+        decoder_and_head(make_model("llama4_text", num_local_experts=2))
+
+
 def test_an_adapter_of_the_output_layer_is_refused():
     model = add_lora(make_model("llama"), LoraSettings(targets=["lm_head"]))
     with pytest.raises(ValueError, match=r"LlamaForCausalLM is no plain matrix.*model\.lora\.targets"):

@@ -12,6 +12,7 @@ from tiny import forking, make_model, sampled
 from transformers import MambaConfig, MambaForCausalLM
 from updates import gradients, on_policy, reference_gradient
 
+from grpo_agents.learner import forward
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.packing import as_tree, cut, deal, micro_batches
@@ -83,7 +84,8 @@ def test_padded_rows_that_belong_together_and_do_not_fit_are_named(rng, unit):
     first, second = sampled(rng, 90, 3, [(2, 0)]), sampled(rng, 90, 2, [(2, 0)])
     rows = make_batch([Trajectory(samples=[*first.samples, *second.samples], advantage=1.0)]).rows
     assert lengths_of(micro_batches(rows, 10, unit, shares=False)) == [[5, 4]]
-    said = rf"^a {unit} of 2 rows, which belong together, of 10 tokens does not fit learner\.max_tokens = 9\."
+    named = "" if unit == "group" else r"\.0"
+    said = rf"^2 rows of {unit} 0{named}, which belong together, come to 10 tokens, more than learner\.max_tokens = 9\."
     with pytest.raises(ValueError, match=said):
         list(micro_batches(rows, 9, unit, shares=False))
 
@@ -91,7 +93,7 @@ def test_padded_rows_that_belong_together_and_do_not_fit_are_named(rng, unit):
 def test_a_padded_row_longer_than_the_budget_is_named(rng):
     rows = make_batch([sampled(rng, 90, 7, [(5, 0)], advantage=1.0)]).rows
     assert len(list(micro_batches(rows, 12, shares=False))) == 1
-    said = r"^a trajectory of 12 tokens does not fit learner\.max_tokens = 11\..*rollout\.max_tokens"
+    said = r"^trajectory 0\.0 comes to 12 tokens, more than learner\.max_tokens = 11\..*rollout\.max_tokens"
     with pytest.raises(ValueError, match=said):
         list(micro_batches(rows, 11, shares=False))
 
@@ -181,7 +183,8 @@ def test_a_tree_that_does_not_fit_is_named_with_its_size(rng, unit):
     samples[1].ids[:5] = samples[0].ids[:5]
     rows = make_batch([Trajectory(samples=samples, advantage=1.0)]).rows
     assert len(list(micro_batches(rows, 7, unit))) == 1
-    said = rf"^a {unit} of 2 rows, which belong together, of 7 tokens does not fit learner\.max_tokens = 6\. Raise it"
+    named = "" if unit == "group" else r"\.0"
+    said = rf"^2 rows of {unit} 0{named}, which belong together, come to 7 tokens, more than learner\.max_tokens = 6\."
     with pytest.raises(ValueError, match=said):
         list(micro_batches(rows, 6, unit))
 
@@ -189,7 +192,7 @@ def test_a_tree_that_does_not_fit_is_named_with_its_size(rng, unit):
 def test_one_row_that_does_not_fit_is_named(rng):
     rows = make_batch([sampled(rng, 90, 7, [(5, 0)], advantage=1.0)]).rows
     assert len(list(micro_batches(rows, 11))) == 1
-    with pytest.raises(ValueError, match=r"^a trajectory of 11 tokens does not fit learner\.max_tokens = 10\."):
+    with pytest.raises(ValueError, match=r"^trajectory 0\.0 comes to 11 tokens, more than learner\.max_tokens = 10\."):
         list(micro_batches(rows, 10))
 
 
@@ -253,7 +256,9 @@ def of_whole_logits(model, trajectories):
     return reference_gradient(model, Grpo(aggregation="token"), trajectories, 1.0)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral", "gemma"])
+@pytest.mark.parametrize(
+    "kind", ["qwen2", "qwen3", "llama", "mistral", "gemma", "gemma3_text", "phi3", "olmo2", "smollm3", "glm4"]
+)
 def test_the_gradient_of_trees_is_that_of_one_sequence_after_the_other(kind, rng):
     """Also with budgets that split a group."""
     model = make_model(kind)
@@ -265,16 +270,17 @@ def test_the_gradient_of_trees_is_that_of_one_sequence_after_the_other(kind, rng
         assert distance(gradients(learner, batch), expected) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
 @pytest.mark.parametrize("budget", [45, 4000])
-def test_a_sliding_window_sees_the_same_in_a_tree(rng, budget):
-    model = make_model("mistral", sliding_window=4)
+def test_a_sliding_window_sees_the_same_in_a_tree(rng, kind, budget):
+    model = make_model(kind, sliding_window=4)
     trajectories = on_policy(model, forking(rng, VOCAB))
     batch, expected = make_batch(trajectories), of_whole_logits(model, trajectories)
     assert np.median([len(row.ids) for row in batch.rows]) > 8
     learner = make_learner(model, max_tokens=budget)
     assert learner.shares_prefixes
     assert distance(gradients(learner, batch), expected) < 1e-5
-    wide = make_model("mistral", sliding_window=None)
+    wide = make_model(kind, sliding_window=100)
     assert distance(of_whole_logits(wide, trajectories), expected) > 1e-2  # so the window matters
 
 
@@ -291,6 +297,12 @@ def test_an_architecture_whose_tokens_cannot_share_a_prefix_is_padded(rng, budge
     assert not learner.shares_prefixes
     assert learner.why_padded.startswith("MambaForCausalLM does not take its attention from transformers")
     assert distance(gradients(learner, batch), expected) < 1e-5
+
+
+def test_chunks_of_attention_are_named_and_padded():
+    """They are longer than what a model is probed with, so that its config decides."""
+    model = make_model("qwen3", layer_types=["full_attention", "chunked_attention"])
+    assert forward._takes_no_trees(model) == "Qwen3ForCausalLM has layers of chunked_attention"
 
 
 @pytest.mark.parametrize("budget", [45, 4000])
