@@ -1,5 +1,6 @@
 """The pages of docs/ say what is there."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -43,6 +44,16 @@ def test_a_papers_lines_are_a_config_and_its_tests_are_there(row):
 def test_every_method_has_its_paper():
     named = {make_method(tomllib.loads(line)["method"]).name for line in re.findall(r"`(method = [^`]+)`", PAPERS)}
     assert named == set(available())
+
+
+def test_the_tables_of_the_tree_are_those_of_what_was_measured():
+    """docs/tree.md, from examples/tree/results."""
+    spec = importlib.util.spec_from_file_location("tree_page", REPOSITORY / "examples" / "tree" / "page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    text = (REPOSITORY / "docs" / "tree.md").read_text()
+    assert page.with_tables(text) == text
+    assert all(f"<!-- table {name} -->\n| " in text for name in page.TABLES)
 
 
 def test_the_table_of_methods_is_that_of_the_runs_that_are_kept():

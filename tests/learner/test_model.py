@@ -173,7 +173,7 @@ def test_tied_weights_stay_tied(start, tmp_path):
 
 
 def test_a_model_without_a_decoder_of_its_own_is_refused():
-    with pytest.raises(ValueError, match="^Llama4ForCausalLM is not supported: it has no decoder apart from"):
+    with pytest.raises(ValueError, match=r"^Llama4ForCausalLM is not supported: it has no decoder apart from"):
         decoder_and_head(make_model("llama4_text", num_local_experts=2))
 
 

@@ -1,12 +1,16 @@
-"""The picture of docs/tree.md: a group of four rollouts as rows, as a tree, and who attends to whom.
+"""The picture and the tables of docs/tree.md.
 
-    python examples/tree/picture.py
+    python examples/tree/page.py
 
-writes docs/tree/tree.svg. It needs matplotlib.
+draws docs/tree/tree.svg (a group of four rollouts as rows, as a tree, and who attends to whom), and writes the tables
+anew from results/*.json, which are what ``make bench-learner`` leaves in runs/bench/. It needs matplotlib.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +30,77 @@ COLOURS = {"p": "#BDBDBD", "r": "#E4E4E4"} | dict.fromkeys("aAB", "#7FB3D5") | d
 COLOURS |= dict.fromkeys("cD", "#7DCEA0")
 INK = "#333333"
 
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[2] / "docs"
+
 
 def main() -> None:
-    """Draws it."""
+    """Writes both."""
     import matplotlib as mpl
 
-    folder = Path(__file__).parents[2] / "docs" / "tree"
+    page = DOCS / "tree.md"
+    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    folder = DOCS / "tree"
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "tree"}):  # the same file every time
         draw().savefig(folder / "tree.svg", metadata={"Date": None})
+
+
+def with_tables(page: str) -> str:
+    """The page, with what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` made anew of the results."""
+
+    def anew(found: re.Match[str]) -> str:
+        measured = json.loads((RESULTS / f"{found[1]}.json").read_text(encoding="utf-8"))
+        versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items() if name != "numpy")
+        about = f"*{measured['date']}; {measured['machine']}; {versions}.*"
+        return f"<!-- table {found[1]} -->\n{TABLES[found[1]](measured['rows'])}\n\n{about}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", anew, page, flags=re.DOTALL)
+
+
+def beside_trl(rows: list[dict[str, Any]]) -> str:
+    """Time and memory of a step beside TRL's, and time beside the limit."""
+    return _table(
+        ["groups", "TRL", "here", "faster", "TRL's memory", "here", "share", "limit", "of limit", "gradients apart"],
+        [
+            [
+                row["work"], f"{row['TRL s']:.1f} s", f"{row['ours s']:.2f} s", f"**{row['faster']:.1f} ×**",
+                f"{row['TRL MiB']:,.0f} MiB", f"{row['ours MiB']:,.0f} MiB", f"**{row['memory']:.2f}**",
+                f"{row['limit s']:.2f} s", f"{row['of limit']:.2f}", f"{row['gradients apart']:.0e}",
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def growth(rows: list[dict[str, Any]]) -> str:
+    """Time by operations."""
+    found = [
+        [f"{row['prompt']:,}", str(row["groups"]), f"{row['operations'] / 1e9:,.0f} G", f"{row['seconds']:.2f} s"]
+        for row in rows
+    ]
+    return (
+        _table(["prompt", "groups", "operations", "time"], found)
+        + f"\n\nR² of a line through them: {rows[0]['R² of all']:.4f}."
+    )
+
+
+def ways(rows: list[dict[str, Any]]) -> str:
+    """Time of each way to compute the same."""
+    found = [[row["work"], row["as"], f"{row['s']:.2f} s", f"{row['utilisation']:.2f}"] for row in rows]
+    return _table(["groups", "computed as", "time", "utilisation"], found)
+
+
+TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
+    "learner": beside_trl,
+    "learner_growth_cpu": growth,
+    "learner_ways_cpu": ways,
+}
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def draw() -> Figure:
