@@ -47,7 +47,7 @@ def test_every_method_has_its_paper():
 
 
 def test_the_tables_of_the_tree_are_those_of_what_was_measured():
-    """docs/tree.md, from examples/tree/results."""
+    """docs/tree.md, from runs/bench."""
     spec = importlib.util.spec_from_file_location("tree_page", REPOSITORY / "examples" / "tree" / "page.py")
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)

@@ -3,7 +3,7 @@
     python examples/tree/page.py
 
 draws docs/tree/tree.svg (a group of four rollouts as rows, as a tree, and who attends to whom), and writes the tables
-anew from results/*.json, which are what ``make bench-learner`` leaves in runs/bench/. It needs matplotlib.
+anew from what ``make bench-learner`` leaves in runs/bench/. It needs matplotlib.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ COLOURS = {"p": "#BDBDBD", "r": "#E4E4E4"} | dict.fromkeys("aAB", "#7FB3D5") | d
 COLOURS |= dict.fromkeys("cD", "#7DCEA0")
 INK = "#333333"
 
-RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parents[2] / "docs"
+REPOSITORY = Path(__file__).parents[2]
+RESULTS = REPOSITORY / "runs" / "bench"
+DOCS = REPOSITORY / "docs"
 
 
 def main() -> None:

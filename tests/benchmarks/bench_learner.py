@@ -193,12 +193,13 @@ def _process(side: str, name: str, gradients: Path) -> dict[str, Any]:
 
 
 def grow(setting: Setting) -> list[dict[str, Any]]:
-    """Seconds of groups of many sizes, the least of four, and how well a line through their operations fits."""
-    rows = []
-    for prompt, groups in GROWTH:
-        learner, batch = setting.prepared(one_turn(prompt, 64, groups, 16), 2 * PACK)
-        seconds = min(timed(learner, batch) for _ in range(4))
-        rows.append({"prompt": prompt, "groups": groups, "operations": operations(learner, batch), "seconds": seconds})
+    """Seconds of groups of many sizes, the least of six rounds, and how well a line through their operations fits."""
+    sizes = [setting.prepared(one_turn(prompt, 64, groups, 16), 2 * PACK) for prompt, groups in GROWTH]
+    rounds = [[timed(learner, batch) for learner, batch in sizes] for _ in range(6)]
+    rows = [
+        {"prompt": prompt, "groups": groups, "operations": operations(*size), "seconds": min(seconds)}
+        for (prompt, groups), size, seconds in zip(GROWTH, sizes, zip(*rounds, strict=True), strict=True)
+    ]
     work, seconds = (np.array([row[key] for row in rows]) for key in ("operations", "seconds"))
     return [{**row, "R² of all": float(np.corrcoef(work, seconds)[0, 1] ** 2)} for row in rows]
 
@@ -215,11 +216,14 @@ def vary(setting: Setting, works: dict[str, tuple[Callable[[], Work], int]], rep
             if setting.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             timed(learner, batch)  # warms up
-            seconds = statistics.median(timed(learner, batch) for _ in range(repeats))
-            rate = matmul_rate(learner.model, getattr(torch, setting.dtype))
-            memory = torch.cuda.max_memory_allocated() / 2**20 if setting.device == "cuda" else float("nan")
+            measured = [
+                (timed(learner, batch), matmul_rate(learner.model, getattr(torch, setting.dtype)))
+                for _ in range(repeats)
+            ]
+            peak = {"GPU MiB": torch.cuda.max_memory_allocated() / 2**20} if setting.device == "cuda" else {}
+            seconds, rate = (statistics.median(values) for values in zip(*measured, strict=True))
             utilisation = operations(learner, batch) / seconds / rate
-            rows.append({"work": name, "as": variant, "s": seconds, "utilisation": utilisation, "GPU MiB": memory})
+            rows.append({"work": name, "as": variant, "s": seconds, "utilisation": utilisation, **peak})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -243,14 +247,14 @@ def main() -> None:
     packages = ["torch", "transformers"]
     if given.device == "cpu":
         record("learner", "A step of the learner and of TRL 1.16, 2 cores", compare(list(WORKS)), [*packages, "trl"])
-        setting, works = Setting(small_model, "cpu", "float32"), WORKS
+        setting, works = Setting(small_model, "cpu", "float32"), dict(list(WORKS.items())[:2])
     else:
         setting, works = Setting(large_model, "cuda", "bfloat16"), LARGE_WORKS
         print(f"GPU: {torch.cuda.get_device_name()}")
     record(
         f"learner_growth_{given.device}", "How the time of a step grows with its operations", grow(setting), packages
     )
-    record(f"learner_ways_{given.device}", "Ways to compute a step", vary(setting, works, 2), packages)
+    record(f"learner_ways_{given.device}", "Ways to compute a step", vary(setting, works, 3), packages)
 
 
 if __name__ == "__main__":
