@@ -8,19 +8,18 @@ import tempfile
 import time
 from typing import Any
 
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-
 import torch
 from datasets import Dataset
 from learner_work import Work, rewards
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from trl.trainer.grpo_config import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
 
 
-def make_trainer(model: PreTrainedModel, work: Work, steps: int) -> GRPOTrainer:
+def make_trainer(model: PreTrainedModel, work: Work, steps: int) -> Any:
     """A trainer whose every step learns from the same episodes: all groups in one batch, as it pads them."""
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
     scores = [reward for group in rewards(work) for reward in group]
     trainer = GRPOTrainer(
         model=model,
@@ -51,6 +50,7 @@ def make_trainer(model: PreTrainedModel, work: Work, steps: int) -> GRPOTrainer:
 
 def run(model: PreTrainedModel, work: Work, repeats: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Seconds of each step but the first, and the gradient of the first by parameter."""
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     trainer = make_trainer(model, work, repeats + 1)
     step, seconds, first = trainer.training_step, [], {}
 
