@@ -100,7 +100,7 @@ def attend(
     if torch.is_autocast_enabled(query.device.type):  # the kernels below are not among those that it casts for
         computed = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(computed), key.to(computed), value.to(computed)
-    if query.is_cuda and not dropout:
+    if query.is_cuda and not dropout and query.shape[-1] >= 16:  # less is below a GPU's smallest product
         found = by_blocks(query, key, value, ancestry, window, scale)
     elif not query.is_cuda and not dropout and window is None and query.shape[-1] == value.shape[-1]:
         found = by_segments(query, key, value, ancestry.tree, scale)

@@ -44,8 +44,7 @@ class Learner:
         ranks: The processes that share it; each makes one with the same arguments.
 
     Attributes:
-        shares_prefixes: Whether what rows have in common is computed once.
-        why_padded: Why it is not, or nothing.
+        why_padded: Why what rows have in common is computed for each of them, or nothing where it is computed once.
 
     Raises:
         ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone;
@@ -73,7 +72,6 @@ class Learner:
         self.model = model
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.why_padded = prepare(model)
-        self.shares_prefixes = not self.why_padded
         self.ranks = ranks or Ranks()
         self.config = config
         self.method = method
@@ -106,6 +104,11 @@ class Learner:
             named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
         trained = [(name, value) for name, value in named.items() if value.requires_grad]
         self.optimizer = Optimizer(trained, config.optimizer, steps, dtype)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether what rows have in common is computed once."""
+        return not self.why_padded
 
     @collective
     def learn(self, batch: Batch, *, version: int, progress: float, seed: int = 0) -> dict[str, float]:

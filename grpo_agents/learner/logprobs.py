@@ -81,7 +81,7 @@ class _TokenLogprobs(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        cast = weight.to(ctx.dtype)
+        weight = weight.to(ctx.dtype)
         for some, every in _chunks(ctx, hidden, weight, bias, targets):
             shares = -of_logprobs[some, None]
             if of_entropy is not None:
@@ -89,7 +89,7 @@ class _TokenLogprobs(torch.autograd.Function):
             of_logits = every.exp_().mul_(shares)  # (chunk, V)
             of_logits.scatter_add_(-1, targets[some, None], of_logprobs[some, None])
             of_logits = of_logits.div_(ctx.temperature).to(ctx.dtype)
-            of_hidden[some] = of_logits @ cast
+            of_hidden[some] = of_logits @ weight
             if of_weight is not None:
                 of_weight += of_logits.T @ hidden[some].to(ctx.dtype)
             if of_bias is not None:

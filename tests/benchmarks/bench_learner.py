@@ -211,7 +211,7 @@ def vary(setting: Setting, works: dict[str, tuple[Callable[[], Work], int]], rep
         for variant in ("tree", "tree, with a mask", "padded"):
             learner, batch = setting.prepared(make(), max_tokens)
             if variant == "padded":
-                learner.shares_prefixes = learner._policy_pass.shares = False
+                learner.why_padded, learner._policy_pass.shares = variant, False
             AttentionInterface.register(attention.NAME, _with_mask if "mask" in variant else attention.attend)
             if setting.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
