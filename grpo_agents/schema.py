@@ -8,7 +8,8 @@ arguments of a call, the notes of a group) is JSON text. The columns:
 - ``steps``, ``samples``: what was said, and which tokens it was; ``support`` and ``support_counts`` are those of
   :class:`~grpo_agents.support.Support`, null where nothing was cut
 - ``rewards``: the vector; a null value is one that could not be computed, and ``missing`` says why
-- ``stop_reason``, ``error``, ``masked``, ``advantage``, ``seconds``, ``usage`` (what its tools cost): how it went
+- ``stop_reason``, ``error``, ``masked``, ``advantage``, ``seconds``: how it went; ``usage``: the ``tokens`` that the
+  policy wrote (null in files of versions before 4), and what its tools cost
 - ``group_notes``: the notes of its group, the same on each of its rows; null where it was written without a group
 """
 
@@ -25,7 +26,7 @@ import pyarrow as pa
 from grpo_agents.support import Support
 from grpo_agents.trajectory import Message, Sample, Step, ToolRun, Trajectory
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever a reader of the version before would misread the file."""
 
 VERSION_KEY = b"grpo_agents.schema_version"
@@ -89,7 +90,7 @@ SCHEMA = pa.schema(
         "samples": _list_of(**_SAMPLE),
         "rewards": _list_of(name=_TEXT, value=_FLOAT, missing=_TEXT),
         **_END,
-        "usage": pa.struct({"calls": _INT, "dollars": _FLOAT, "latency": _FLOAT}),
+        "usage": pa.struct({"tokens": _INT, "calls": _INT, "dollars": _FLOAT, "latency": _FLOAT}),
         "group_notes": _TEXT,
     },
     metadata={VERSION_KEY: str(SCHEMA_VERSION)},
@@ -130,7 +131,12 @@ def to_row(trajectory: Trajectory, before: tuple[Trajectory, dict[str, Any]] | N
     row["rewards"] = [
         {"name": name, "value": value, "missing": missing.get(name)} for name, value in trajectory.rewards.items()
     ]
-    row["usage"] = {"calls": usage.calls, "dollars": usage.dollars, "latency": usage.latency}
+    row["usage"] = {
+        "tokens": trajectory.sampled_tokens,
+        "calls": usage.calls,
+        "dollars": usage.dollars,
+        "latency": usage.latency,
+    }
     return row
 
 

@@ -241,7 +241,12 @@ def test_groups_come_back_with_their_notes(tmp_path):
     table = pq.read_table(tmp_path / "a.parquet", columns=["run_step", "phase", "usage"])
     assert set(table["run_step"].to_pylist()) == {7}
     assert set(table["phase"].to_pylist()) == {"train"}
-    assert table["usage"][0].as_py() == {"calls": 2, "dollars": 0.5, "latency": 1.5}
+    assert table["usage"][0].as_py() == {
+        "tokens": int(sum(one.mask.sum() for one in rich().samples)) + 4,
+        "calls": 2,
+        "dollars": 0.5,
+        "latency": 1.5,
+    }
 
 
 def test_trajectories_written_alone_are_read_as_groups_by_number(tmp_path):
@@ -335,7 +340,7 @@ class TestOtherReaders:
         store.write(tmp_path / "a.parquet", [rich()])
         table = pq.read_table(tmp_path / "a.parquet")
         assert "map<" not in str(table.schema)
-        assert table.schema.metadata[VERSION_KEY] == b"3"
+        assert table.schema.metadata[VERSION_KEY] == b"4"
 
 
 class TestBroken:
@@ -381,7 +386,7 @@ class TestBroken:
     def test_newer(self, tmp_path):
         table = pa.table({"group": [1]}).replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1)})
         pq.write_table(table, tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match=r"schema version is 4.*up to 3.*Install"):
+        with pytest.raises(ValueError, match=r"schema version is 5.*up to 4.*Install"):
             store.read(tmp_path)
 
     def test_missing_column(self, tmp_path):
