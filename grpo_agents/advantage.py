@@ -5,9 +5,10 @@ Pure functions of small arrays; see ToolOrchestra (arXiv 2511.21689) and :mod:`g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -118,11 +119,17 @@ def weighted_returns(values: np.ndarray, weights: np.ndarray, gate: np.ndarray) 
     return values @ weights * gate
 
 
-def on_fixed_scale(value: float, component: Component, maximum: float | None) -> float:
-    """A component as something to be maximised: itself, −value for a cost, or the share saved of a declared maximum."""
+def on_fixed_scale(value: Any, component: Component, maximum: float | None) -> Any:
+    """A component as something to be maximised: itself, −value for a cost, or the share saved of a declared maximum.
+
+    Args:
+        value: A number, or an array of them.
+        component: What it is.
+        maximum: The most an episode can cost.
+    """
     if component.direction == "max":
         return value
-    return -value if maximum is None else max(0.0, 1.0 - value / maximum)
+    return -value if maximum is None else np.maximum(0.0, 1.0 - value / maximum)
 
 
 def weight_of(name: str, preference: Mapping[str, float]) -> float:
@@ -151,12 +158,22 @@ def gate_value(values: Mapping[str, float], gate: str | None) -> float:
     if gate is None:
         return 1.0
     value = values[gate]
-    if not -EPSILON <= value <= 1 + EPSILON:
-        raise ValueError(
-            f"the gate {gate!r} is {value:g} in an episode, and has to lie between 0 (the rest earns nothing) and 1: "
-            "scale it, or choose another gate"
-        )
+    check_gates(value, gate)
     return min(1.0, max(0.0, value))
+
+
+def check_gates(values: Any, gate: str) -> None:
+    """Refuses values of a gate, of which NaN is missing, that are not between 0 and 1, but for rounding.
+
+    Raises:
+        ValueError: One is not.
+    """
+    beyond = np.atleast_1d(values)[np.atleast_1d((values < -EPSILON) | (values > 1 + EPSILON))]
+    if len(beyond):
+        raise ValueError(
+            f"the gate {gate!r} is {beyond[0]:g} in an episode, and has to lie between 0 (the rest earns nothing) and "
+            "1: scale it, or choose another gate"
+        )
 
 
 def utility(
@@ -166,7 +183,7 @@ def utility(
     maxima: Mapping[str, float],
     gate: str | None = None,
 ) -> float | None:
-    """One trajectory's scalar reward under a preference, on a fixed scale: what an evaluation averages.
+    """One trajectory's scalar reward under a preference; see :func:`utilities`.
 
     Args:
         rewards: The components' values.
@@ -176,21 +193,63 @@ def utility(
         gate: The component whose value multiplies the sum.
 
     Returns:
-        U = gate · Σ weight · value, with a cost as the share saved of its maximum; None where a component that counts
-        is missing.
+        U; None where a component that counts is missing.
 
     Raises:
         ValueError: The gate is not between 0 and 1.
     """
-    values = values_that_count(rewards, preference, vector, gate)
-    if values is None:
-        return None
-    total = 0.0
-    for entry in vector:
-        if entry.name in values:
-            fixed = on_fixed_scale(values[entry.name], entry, maxima.get(entry.name))
-            total += weight_of(entry.name, preference) * fixed
-    return total * gate_value(values, gate)
+    columns = {name: np.array([np.nan if value is None else value]) for name, value in rewards.items()}
+    weights = np.array([[weight_of(entry.name, preference) for entry in vector]])
+    found = float(utilities(columns, weights, vector, maxima, gate)[0])
+    return None if math.isnan(found) else found
+
+
+def utilities_of(
+    trajectories: Sequence[Trajectory],
+    vector: Sequence[Component],
+    maxima: Mapping[str, float],
+    gate: str | None = None,
+) -> np.ndarray:
+    """The scalar rewards of trajectories, each under its own preference; see :func:`utilities`."""
+    values = [[entry.rewards.get(name) for entry in trajectories] for name in (component.name for component in vector)]
+    columns = {entry.name: np.array(column, np.float64) for entry, column in zip(vector, values, strict=True)}
+    weights = [[weight_of(entry.name, trajectory.preference) for entry in vector] for trajectory in trajectories]
+    return utilities(columns, np.array(weights).reshape(len(trajectories), len(vector)), vector, maxima, gate)
+
+
+def utilities(
+    rewards: Mapping[str, np.ndarray],
+    weights: np.ndarray,
+    vector: Sequence[Component],
+    maxima: Mapping[str, float],
+    gate: str | None = None,
+) -> np.ndarray:
+    """The scalar rewards of trajectories, on a fixed scale: what an evaluation averages.
+
+    Args:
+        rewards: Of each component the values, (trajectories,), NaN where one is missing.
+        weights: What the components weigh, (trajectories, components).
+        vector: The components.
+        maxima: The most an episode can cost, by component.
+        gate: The component whose value multiplies the sum.
+
+    Returns:
+        U = gate · Σ weight · value, with a cost as the share saved of its maximum, (trajectories,); NaN where the gate
+        is missing, or a component that weighs something.
+
+    Raises:
+        ValueError: A gate is not between 0 and 1.
+    """
+    none = np.full(len(weights), np.nan)
+    total = np.zeros(len(weights))
+    for entry, weight in zip(vector, weights.T, strict=True):
+        fixed = on_fixed_scale(rewards.get(entry.name, none), entry, maxima.get(entry.name))
+        total += np.where(weight != 0, weight * fixed, 0.0)
+    if gate is None:
+        return total
+    given = rewards.get(gate, none)
+    check_gates(given, gate)
+    return total * np.clip(given, 0.0, 1.0)
 
 
 def check_gate(config: AdvantageConfig, vector: RewardVector) -> None:

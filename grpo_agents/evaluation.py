@@ -1,34 +1,41 @@
-"""Numbers from trajectories, without a model: means with intervals, paired comparisons, pass@k, tool use and errors.
+"""Numbers from trajectories, without a model: rewards with intervals, pass@k, what episodes take, tool use and errors.
 
-The rollouts of one task are not independent, so every interval is clustered by task. A value that is missing is counted
-and shown, and never averaged in.
-
->>> interval = mean_interval([1.0, 2.0, 6.0, 3.0])
->>> interval.mean, round(interval.low, 2), round(interval.high, 2)
-(3.0, -0.44, 6.44)
->>> round(pass_at_k(4, 1, 2), 3)
-0.5
+Every interval is clustered by task. A value that is missing is counted and shown, and never averaged in.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from rich.console import Group as Lines
-from rich.table import Table
-from rich.text import Text
-from scipy.special import stdtr, stdtrit
 
-from grpo_agents.advantage import equal, utility
+from grpo_agents.advantage import utilities, weight_of
+from grpo_agents.episode_columns import Coded, task_key
+from grpo_agents.episodes import Episodes
 from grpo_agents.rewards.component import Component
+from grpo_agents.statistics import (
+    Difference,
+    Interval,
+    majority_at_k,
+    mean_interval,
+    paired_difference,
+    pass_at_k,
+    pass_hat_k,
+    ratio_interval,
+)
+from grpo_agents.tables import Table, as_markdown, between, drawn, number, plain, with_interval
 from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
+
+__all__ = [
+    "Difference", "Interval", "Measure", "Summary", "by_task", "evaluate", "mean_interval", "paired_difference",
+    "pass_at_k", "task_key",
+]  # fmt: skip
 
 UNKNOWN = "unknown"
 """What the calls of tools that were not on offer are counted as, whatever the policy made up."""
@@ -36,93 +43,15 @@ UNKNOWN = "unknown"
 SHOWN = 5
 """How many errors and reasons a table shows; a dict has all of them."""
 
+PASSED = 0.5
+"""From which value on of the component that says so an episode has passed."""
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean and where it may lie; low and high are NaN where they cannot be said (fewer than two clusters).
+DRAWS = (1, 2, 4, 8, 16, 32, 64)
+"""The k of pass@k, as far as there are rollouts."""
 
-    Attributes:
-        mean: The mean of the values; NaN where there are none.
-        low: Lower end.
-        high: Upper end.
-        count: How many values.
-        clusters: How many clusters (tasks) they come from.
-    """
-
-    mean: float
-    low: float
-    high: float
-    count: int
-    clusters: int
-
-
-def mean_interval(values: Iterable[float], clusters: Iterable[Hashable] | None = None, level: float = 0.95) -> Interval:
-    """The mean and its t-interval, robust to any dependence within clusters.
-
-    With residual sums u_g = Σ_{i in g} (y_i − ȳ): Var ȳ = G/(G−1) · Σ_g u_g² / n², with G − 1 degrees of freedom (Liang
-    and Zeger 1986). Where all values are equal it is a point, which is no sign of certainty.
-
-    Args:
-        values: The values.
-        clusters: The cluster of each value; where None each is its own, which gives the plain t-interval.
-        level: The share of such intervals that hold the true mean.
-
-    Raises:
-        ValueError: A value that is no finite number, or not one cluster a value.
-    """
-    sample = np.fromiter(values, np.float64)
-    if not np.isfinite(sample).all():
-        raise ValueError("a mean of NaN or infinity was asked for: count missing values apart, and leave them out")
-    labels = list(range(len(sample)) if clusters is None else clusters)
-    if len(labels) != len(sample):
-        raise ValueError(f"{len(sample)} values have {len(labels)} clusters: give one for each value")
-    number = {label: place for place, label in enumerate(dict.fromkeys(labels))}
-    count, groups = len(sample), len(number)
-    mean = float(sample.mean()) if count else math.nan
-    if groups < 2:
-        return Interval(mean, math.nan, math.nan, count, groups)
-    sums = np.bincount([number[label] for label in labels], sample - mean)  # (clusters,)
-    error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / count
-    half = float(stdtrit(groups - 1, 0.5 + level / 2)) * error
-    return Interval(mean, mean - half, mean + half, count, groups)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A paired comparison.
-
-    Attributes:
-        interval: Of the mean difference over the shared tasks.
-        p_value: Of the two-sided paired t-test; NaN where all differences are equal or there is but one.
-        unpaired: How many tasks only one side has; they do not take part.
-    """
-
-    interval: Interval
-    p_value: float
-    unpaired: int
-
-
-def paired_difference(a: Mapping[Any, float], b: Mapping[Any, float], level: float = 0.95) -> Difference:
-    """How much a is above b on the tasks that both have.
-
-    Args:
-        a: One value a task, as :func:`by_task` gives them.
-        b: The same for the other side.
-        level: Of the interval.
-
-    Raises:
-        ValueError: They share no task.
-    """
-    shared = [task for task in a if task in b]
-    if not shared:
-        raise ValueError("the two sides share no task: compare evaluations of the same tasks")
-    differences = np.array([a[task] - b[task] for task in shared])  # (tasks,)
-    interval = mean_interval(differences, level=level)
-    p_value = math.nan
-    if not equal(differences):
-        error = differences.std(ddof=1) / math.sqrt(len(shared))
-        p_value = 2 * float(stdtr(len(shared) - 1, -abs(interval.mean) / error))
-    return Difference(interval, p_value, len(a.keys() ^ b.keys()))
+TAKEN = {"tokens": "sampled", "turns": "", "calls": "of tools", "dollars": "of tools", "latency": "s of tools",
+         "seconds": "measured"}  # fmt: skip
+"""What an episode takes, and of what."""
 
 
 def by_task(
@@ -136,31 +65,9 @@ def by_task(
     """
     values = defaultdict(list)
     for trajectory in trajectories:
-        if (number := value(trajectory)) is not None:
-            values[task_key(trajectory.env, trajectory.task)].append(number)
+        if (found := value(trajectory)) is not None:
+            values[task_key(trajectory.env, trajectory.task)].append(found)
     return {task: float(np.mean(numbers)) for task, numbers in values.items()}
-
-
-def task_key(env: str, task: Task) -> tuple[str, str]:
-    """What tells a task from others: its environment and its ``id``, or where it has none all of it as JSON text."""
-    name = task.get("id")
-    return env, json.dumps(task if name is None else name, sort_keys=True)
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased chance that one of k rollouts is right: 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, eq. 1).
-
-    Args:
-        n: Rollouts of the task.
-        c: How many of them were right.
-        k: At most n.
-
-    Raises:
-        ValueError: Not 1 ≤ k ≤ n, or not 0 ≤ c ≤ n.
-    """
-    if not (1 <= k <= n and 0 <= c <= n):
-        raise ValueError(f"pass@{k} of {n} rollouts with {c} right: sample at least k rollouts a task, k at least 1")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +90,40 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """What k rollouts of a task come to; means over the tasks that have k.
+
+    Attributes:
+        any: pass@k, the chance that one is right.
+        all: pass^k, the chance that all are.
+        majority: majority@k, the chance that their commonest answer is.
+    """
+
+    any: Interval
+    all: Interval
+    majority: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What episodes take of something.
+
+    Attributes:
+        interval: The mean.
+        median: As much as half of them take at most.
+        p90: As much as nine of ten do.
+        p99: As much as 99 of 100 do.
+        most: What one took.
+    """
+
+    interval: Interval
+    median: float
+    p90: float
+    p99: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What an evaluation found.
 
@@ -193,7 +134,11 @@ class Summary:
         sampled_tokens: The policy's tokens an episode.
         untrainable: How many have no token ids: nothing can be trained on them.
         reward: The scalar reward; None where no vector says how to compute it.
+        share_of_best: It as a share of the best that could be expected; None where that is not known.
         components: By name.
+        passed_by: The component that says whether an episode passed, from :data:`PASSED` on; None without one.
+        draws: By k, what k rollouts of a task come to.
+        taken: What an episode takes, by :data:`TAKEN`.
         stop_reasons: How many episodes ended how.
         errors: How many episodes ended in which error.
         tool_calls: Calls an episode, by tool; 0 for one that was on offer and never called; see :data:`UNKNOWN`.
@@ -207,7 +152,11 @@ class Summary:
     sampled_tokens: float
     untrainable: int
     reward: Measure | None
+    share_of_best: Interval | None
     components: dict[str, Measure]
+    passed_by: str | None
+    draws: dict[int, Drawn]
+    taken: dict[str, Spread]
     stop_reasons: dict[str, int]
     errors: dict[str, int]
     tool_calls: dict[str, float]
@@ -216,175 +165,247 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values, None for what cannot be said."""
-        return _without_nan(asdict(self))
+        return plain(self)
 
     def as_table(self) -> Lines:
         """For the terminal, to be printed by a ``rich.console.Console``."""
-        tables = []
-        for title, head, rows in self._tables():
-            table = Table(title=title, title_justify="left")
-            for place, name in enumerate(head):
-                table.add_column(name, justify="right" if place else "left")
-            for row in rows:
-                table.add_row(*map(Text, row))  # Text, since an error's brackets would be taken for markup
-            tables.append(table)
-        return Lines(*tables)
+        return drawn(self.tables())
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, head and rows of each table that has something to say."""
-        measures = {**({"reward (scalar)": self.reward} if self.reward else {}), **self.components}
-        groups = self.tool_calls_by_preference.values()
-        calls = [
-            [
-                name,
-                _number(often),
-                *(_number(group[name]) for group in groups),
-                _number(self.tool_errors.get(name, math.nan)),
-            ]
-            for name, often in self.tool_calls.items()
-        ]
-        ends = [[name, str(count), _number(count / self.trajectories)] for name, count in self.stop_reasons.items()]
-        errors = [[error, str(count)] for error, count in self.errors.items()]
-        if len(errors) > SHOWN:
-            errors[SHOWN:] = [[f"{len(errors) - SHOWN} others", str(sum(int(count) for _, count in errors[SHOWN:]))]]
-        heaviest = [f"heaviest: {group}" for group in self.tool_calls_by_preference]
-        said = f"{_number(self.turns)} turns and {_number(self.sampled_tokens)} tokens an episode"
+    def as_markdown(self) -> str:
+        """As Markdown."""
+        return as_markdown(self.tables())
+
+    def tables(self) -> list[Table]:
+        """What there is to say."""
+        said = f"{number(self.turns)} turns and {number(self.sampled_tokens)} tokens an episode"
         if self.untrainable:
             said += f"; {self.untrainable} without token ids, not trainable"
-        tables = [
-            (
+        return [
+            Table(
                 f"{self.trajectories} episodes of {self.tasks} tasks, {said}",
                 ["component", "unit", "mean", "95 % interval", "missing", "why missing"],
-                [_measure_row(name, measure) for name, measure in measures.items()],
+                self._measure_rows(),
             ),
-            ("How they ended", ["stop reason", "episodes", "share"], ends),
-            ("Tool calls an episode", ["tool", "all", *heaviest, "share failed"], calls),
-            ("Errors", ["error", "episodes"], errors),
+            Table(
+                f"k rollouts of a task: right where {self.passed_by} ≥ {PASSED:g}",
+                ["", "one is right (pass@k)", "all are (pass^k)", "the commonest is (majority@k)", "tasks"],
+                self._drawn_rows(),
+            ),
+            Table(
+                "What an episode takes",
+                ["", "mean", "95 % interval", "median", "90 %", "99 %", "most"],
+                [_spread_row(name, spread) for name, spread in self.taken.items() if spread.most],
+            ),
+            Table(
+                "How they ended",
+                ["stop reason", "episodes", "share"],
+                [[name, str(count), number(count / self.trajectories)] for name, count in self.stop_reasons.items()],
+            ),
+            Table(
+                "Tool calls an episode",
+                ["tool", "all", *(f"heaviest: {name}" for name in self.tool_calls_by_preference), "share failed"],
+                self._tool_rows(),
+            ),
+            Table("Errors", ["error", "episodes"], self._error_rows()),
         ]
-        return [table for table in tables if table[2]]
+
+    def _measure_rows(self) -> list[list[str]]:
+        rows = [] if self.reward is None else [_measure_row("reward (scalar)", self.reward)]
+        if self.share_of_best is not None:
+            interval = self.share_of_best
+            rows.append(["share of the best", "", number(interval.mean), between(interval), "0", ""])
+        return rows + [_measure_row(name, measure) for name, measure in self.components.items()]
+
+    def _drawn_rows(self) -> list[list[str]]:
+        return [
+            [f"k = {k}", with_interval(drawn.any), with_interval(drawn.all), with_interval(drawn.majority),
+             str(drawn.any.count)]
+            for k, drawn in self.draws.items()
+        ]  # fmt: skip
+
+    def _tool_rows(self) -> list[list[str]]:
+        groups = self.tool_calls_by_preference.values()
+        return [
+            [name, number(often), *(number(group[name]) for group in groups),
+             number(self.tool_errors.get(name, np.nan))]
+            for name, often in self.tool_calls.items()
+        ]  # fmt: skip
+
+    def _error_rows(self) -> list[list[str]]:
+        rows = [[error, str(count)] for error, count in self.errors.items()]
+        if len(rows) > SHOWN:
+            rows[SHOWN:] = [[f"{len(rows) - SHOWN} others", str(sum(int(count) for _, count in rows[SHOWN:]))]]
+        return rows
 
 
 def _measure_row(name: str, measure: Measure) -> list[str]:
     interval = measure.interval
-    between = "n/a" if math.isnan(interval.low) else f"{_number(interval.low)} … {_number(interval.high)}"
     why = "; ".join(f"{reason} ({count})" for reason, count in list(measure.reasons.items())[:SHOWN])
     arrow = {"max": " ↑", "min": " ↓"}.get(measure.direction, "")
-    return [name + arrow, measure.unit, _number(interval.mean), between, str(measure.missing), why]
+    return [name + arrow, measure.unit, number(interval.mean), between(interval), str(measure.missing), why]
 
 
-@dataclass(slots=True)
-class _Values:
-    """What was seen of one component."""
+def _spread_row(name: str, spread: Spread) -> list[str]:
+    quantiles = (spread.median, spread.p90, spread.p99, spread.most)
+    return [
+        f"{name} {TAKEN[name]}".strip(), number(spread.interval.mean), between(spread.interval), *map(number, quantiles)
+    ]  # fmt: skip
 
-    values: list[float] = field(default_factory=list)
-    tasks: list[Hashable] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, task: Hashable, value: float | None, reason: str) -> None:
-        if value is None:
-            self.reasons[reason] += 1
-        else:
-            self.values.append(value)
-            self.tasks.append(task)
+Best = Callable[[Task, Mapping[str, float]], float | None]
+"""The best scalar reward that can be expected of a task under a preference; None where it is not known."""
 
 
 def evaluate(
-    trajectories: Iterable[Trajectory],
+    what: Iterable[Trajectory] | Episodes,
     vector: Sequence[Component] = (),
     maxima: Mapping[str, float] | None = None,
     gate: str | None = None,
+    best: Best | None = None,
 ) -> Summary:
-    """Sums up trajectories, in one pass (:func:`grpo_agents.store.iterate` will do).
+    """Sums up trajectories.
 
     Args:
-        trajectories: The episodes, with their rewards.
-        vector: The components: what makes the scalar reward (:func:`grpo_agents.advantage.utility`), its directions and
-            units. Where it is empty there is no scalar reward.
+        what: The episodes, with their rewards: trajectories, or what :meth:`grpo_agents.episodes.Episodes.read` reads
+            without making any.
+        vector: The components: what makes the scalar reward (:func:`grpo_agents.advantage.utilities`), its directions
+            and units. Where it is empty there is no scalar reward.
         maxima: The most an episode can cost, by component.
-        gate: The component that the scalar reward is multiplied by.
+        gate: The component that the scalar reward is multiplied by. It says as well who passed; else ``outcome`` does.
+        best: What the scalar reward can come to, for the share of it.
 
     Raises:
-        ValueError: No trajectories, a gate that is no component, or a reward that is no finite number.
+        ValueError: No trajectories, or a gate that is no component.
     """
+    episodes = what if isinstance(what, Episodes) else Episodes.of(what)
     known = {entry.name: entry for entry in vector}
     if gate is not None and gate not in known:
         raise ValueError(f"the gate {gate!r} is not among the components: {', '.join(known) or 'none were given'}")
-    reward = _Values()
-    seen: dict[str, _Values] = defaultdict(_Values)
-    tasks: set[Hashable] = set()
-    stop_reasons: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    calls: dict[str, Counter[str]] = defaultdict(Counter)
-    episodes: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    offered: dict[str, None] = {}
-    count = turns = tokens = untrainable = 0
-    for trajectory in trajectories:
-        count += 1
-        task = task_key(trajectory.env, trajectory.task)
-        tasks.add(task)
-        turns += len(trajectory.steps)
-        tokens += trajectory.sampled_tokens
-        untrainable += not trajectory.trainable
-        for name, value in trajectory.rewards.items():
-            seen[name].add(task, value, trajectory.missing.get(name, "no reason given"))
-        if vector:
-            value = utility(trajectory.rewards, trajectory.preference, vector, maxima or {}, gate)
-            reward.add(task, value, "a component is missing")
-        stop_reasons[trajectory.stop_reason] += 1
-        if trajectory.error is not None:
-            errors[trajectory.error] += 1
-        heaviest = _heaviest(trajectory.preference)
-        episodes[heaviest] += 1
-        on_offer = dict.fromkeys(schema["function"]["name"] for schema in trajectory.tools)
-        offered |= on_offer
-        for run in (run for step in trajectory.steps for run in step.tools):
-            name = run.name if run.name in on_offer or run.name == UNREADABLE else UNKNOWN
-            offered[name] = None
-            calls[heaviest][name] += 1
-            failed[name] += run.error is not None
-    if not count:
+    if not len(episodes):
         raise ValueError("there are no trajectories to evaluate: name files or a folder that hold some")
-    total = sum(calls.values(), Counter())
+    reward = scalar_rewards(episodes, vector, maxima or {}, gate) if vector else None
+    judge = gate or "outcome"
     return Summary(
-        trajectories=count,
-        tasks=len(tasks),
-        turns=turns / count,
-        sampled_tokens=tokens / count,
-        untrainable=untrainable,
-        reward=_measure(reward, count, None) if vector else None,
-        components={name: _measure(values, count, known.get(name)) for name, values in seen.items()},
-        stop_reasons=dict(stop_reasons.most_common()),
-        errors=dict(errors.most_common()),
-        tool_calls={name: total[name] / count for name in offered},
-        tool_errors={name: failed[name] / total[name] for name in offered if total[name]},
-        tool_calls_by_preference={
-            group: {name: calls[group][name] / often for name in offered} for group, often in sorted(episodes.items())
+        trajectories=len(episodes),
+        tasks=len(np.unique(episodes.task.codes)),
+        turns=float(episodes.turns.mean()),
+        sampled_tokens=float(episodes.tokens.mean()),
+        untrainable=int((~episodes.trainable).sum()),
+        reward=None if reward is None else _measure(episodes, reward, None, None),
+        share_of_best=None if reward is None or best is None else _share_of_best(episodes, reward, best),
+        components={
+            name: _measure(episodes, values, episodes.missing[name], known.get(name))
+            for name, values in episodes.rewards.items()
         },
+        passed_by=judge if judge in episodes.rewards else None,
+        draws=_draws(episodes, episodes.rewards[judge]) if judge in episodes.rewards else {},
+        taken={name: _spread(episodes, getattr(episodes, name)) for name in TAKEN},
+        stop_reasons=episodes.stop_reason.counts(),
+        errors=episodes.error.counts(),
+        **_tool_use(episodes),
     )
 
 
-def _measure(seen: _Values, count: int, component: Component | None) -> Measure:
-    missing = count - len(seen.values)
-    if absent := missing - seen.reasons.total():
-        seen.reasons["not computed"] += absent
+def scalar_rewards(
+    episodes: Episodes, vector: Sequence[Component], maxima: Mapping[str, float], gate: str | None
+) -> np.ndarray:
+    """The scalar reward of each episode under its preference, (episodes,); NaN where it has none."""
+    preferences = [dict(pairs) for pairs in episodes.preference.values]
+    weights = np.array([[weight_of(entry.name, weighs) for entry in vector] for weighs in preferences])
+    return utilities(episodes.rewards, weights[episodes.preference.codes], vector, maxima, gate)
+
+
+def _measure(episodes: Episodes, values: np.ndarray, reasons: Coded | None, component: Component | None) -> Measure:
+    absent = np.isnan(values)
+    why = {"a component is missing": int(absent.sum())} if reasons is None else reasons[absent].counts()
+    if silent := int(absent.sum()) - sum(why.values()):
+        why["not computed"] = silent
+    why = {reason: count for reason, count in why.items() if count}
     direction, unit = (component.direction, component.unit) if component else ("", "")
-    return Measure(mean_interval(seen.values, seen.tasks), missing, dict(seen.reasons.most_common()), direction, unit)
+    interval = mean_interval(values[~absent], episodes.task.codes[~absent])
+    return Measure(
+        interval, int(absent.sum()), {reason: count for reason, count in why.items() if count}, direction, unit
+    )
+
+
+def _share_of_best(episodes: Episodes, reward: np.ndarray, best: Best) -> Interval | None:
+    """Σ U / Σ best over the episodes of which both are known."""
+    pairs, places = np.unique(np.stack([episodes.task.codes, episodes.preference.codes]), axis=1, return_inverse=True)
+    found = [
+        best(episodes.task_of(int(task)), dict(episodes.preference.values[preference])) for task, preference in pairs.T
+    ]
+    top = np.array([np.nan if value is None else value for value in found])[places.ravel()]
+    known = ~np.isnan(top) & ~np.isnan(reward)
+    return ratio_interval(reward[known], top[known], episodes.task.codes[known]) if known.any() else None
+
+
+def _draws(episodes: Episodes, values: np.ndarray) -> dict[int, Drawn]:
+    known = ~np.isnan(values)
+    if not known.any():
+        return {}
+    right = values[known] >= PASSED
+    names, task = np.unique(episodes.task.codes[known], return_inverse=True)
+    counts, passed = np.bincount(task), np.bincount(task, right)  # (tasks,)
+    pairs, place = np.unique(np.stack([task, episodes.answer[known]]), axis=1, return_inverse=True)
+    votes, votes_right = np.bincount(place.ravel()), np.bincount(place.ravel(), right)  # (answers,)
+    ends = np.searchsorted(pairs[0], np.arange(len(names) + 1))
+    voted = list(zip(votes.tolist(), votes_right.astype(int).tolist(), strict=True))
+    answers = [tuple(sorted(voted[start:stop])) for start, stop in pairwise(ends)]
+    found = {}
+    for k in sorted({*DRAWS, min(int(counts.max()), DRAWS[-1])}):
+        enough = np.flatnonzero(counts >= k)
+        if not len(enough):
+            break
+        rollouts = [(int(counts[at]), int(passed[at])) for at in enough]
+        found[k] = Drawn(
+            mean_interval([pass_at_k(n, c, k) for n, c in rollouts]),
+            mean_interval([pass_hat_k(n, c, k) for n, c in rollouts]),
+            mean_interval([majority_at_k(answers[at], k) for at in enough]),
+        )
+    return found
+
+
+def _spread(episodes: Episodes, values: np.ndarray) -> Spread:
+    median, p90, p99, most = np.quantile(values, [0.5, 0.9, 0.99, 1.0]).tolist()
+    return Spread(mean_interval(values.astype(np.float64), episodes.task.codes), median, p90, p99, most)
+
+
+def _tool_use(episodes: Episodes) -> dict[str, dict[str, Any]]:
+    """Calls an episode and the share that failed, by tool; and calls by the component that weighs most."""
+    names = _tool_names(episodes)  # (calls,)
+    count = len(names.values)
+    total = np.bincount(names.codes, minlength=count)
+    failed = np.bincount(names.codes, episodes.failed, minlength=count)
+    heaviest = [_heaviest(dict(pairs)) for pairs in episodes.preference.values]
+    groups = sorted({heaviest[code] for code in np.unique(episodes.preference.codes)})
+    group = np.array([groups.index(name) if name in groups else -1 for name in heaviest])[episodes.preference.codes]
+    table = np.zeros((len(groups), count))
+    np.add.at(table, (group[episodes.call_of], names.codes), 1)
+    table /= np.bincount(group, minlength=len(groups))[:, None]
+    return {
+        "tool_calls": dict(zip(names.values, (total / len(episodes)).tolist(), strict=True)),
+        "tool_errors": {name: float(failed[at] / total[at]) for at, name in enumerate(names.values) if total[at]},
+        "tool_calls_by_preference": {
+            name: dict(zip(names.values, row, strict=True)) for name, row in zip(groups, table.tolist(), strict=True)
+        },
+    }
+
+
+def _tool_names(episodes: Episodes) -> Coded:
+    """What each call is counted as: one value for each tool that was on offer, and for what was not."""
+    offers = [episodes.offered.values[code] for code in np.unique(episodes.offered.codes)]
+    book = {name: code for code, name in enumerate(dict.fromkeys(name for offer in offers for name in offer))}
+    asked = np.stack([episodes.offered.codes[episodes.call_of], episodes.tool.codes])
+    pairs, places = np.unique(asked, axis=1, return_inverse=True)
+    codes = []
+    for offer, tool in pairs.T:
+        name = episodes.tool.values[tool]
+        known = name == UNREADABLE or name in episodes.offered.values[offer]
+        codes.append(book.setdefault(name if known else UNKNOWN, len(book)))
+    return Coded(np.array(codes, np.int64)[places.ravel()], list(book))
 
 
 def _heaviest(preference: Mapping[str, float]) -> str:
     """The component that weighs most; several, where they weigh the same."""
     top = max(preference.values(), default=0.0)
     return " = ".join(sorted(name for name, weight in preference.items() if weight == top)) or "no preference"
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "n/a"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(entry) for name, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

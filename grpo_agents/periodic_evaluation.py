@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from grpo_agents import store
-from grpo_agents.advantage import utility
+from grpo_agents.advantage import utilities_of
 from grpo_agents.build import Parts
 from grpo_agents.display import Display
 from grpo_agents.engines import mix
@@ -83,27 +85,27 @@ def figures_of(trajectories: Sequence[Trajectory], scoring: Scoring) -> Figures:
     Beside each mean are the ends of its interval, clustered by task, as ``…_low`` and ``…_high``; ``eval/missing/…``
     counts the episodes that have no such reward, and a mean of none is left out.
     """
-    columns: dict[str, list[float | None]] = {
-        name: [trajectory.rewards[name] for trajectory in trajectories] for name in scoring.vector.names
+    columns = {
+        name: np.array([trajectory.rewards[name] for trajectory in trajectories], np.float64)
+        for name in scoring.vector.names
     }
-    columns["reward"] = [
-        utility(trajectory.rewards, trajectory.preference, scoring.vector, scoring.maxima, scoring.gate)
-        for trajectory in trajectories
-    ]
+    columns["reward"] = utilities_of(trajectories, scoring.vector, scoring.maxima, scoring.gate)
+    tasks = {key: number for number, key in enumerate(dict.fromkeys(map(_key, trajectories)))}
+    clusters = np.array([tasks[_key(trajectory)] for trajectory in trajectories])
     figures: Figures = {}
     for name, values in columns.items():
-        known = [
-            (value, task_key(trajectory.env, trajectory.task))
-            for value, trajectory in zip(values, trajectories, strict=True)
-            if value is not None
-        ]
-        if missing := len(trajectories) - len(known):
+        known = ~np.isnan(values)
+        if missing := len(values) - int(known.sum()):
             figures[f"eval/missing/{name}"] = float(missing)
-        if known:
-            interval = mean_interval([value for value, _ in known], [key for _, key in known])
+        if known.any():
+            interval = mean_interval(values[known], clusters[known])
             figures |= {
                 f"eval/{name}": interval.mean,
                 f"eval/{name}_low": interval.low,
                 f"eval/{name}_high": interval.high,
             }
     return figures
+
+
+def _key(trajectory: Trajectory) -> tuple[str, str]:
+    return task_key(trajectory.env, trajectory.task)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from grpo_agents import store
-from grpo_agents.advantage import AdvantageConfig, assign_advantages, has_spread, utility
+from grpo_agents.advantage import AdvantageConfig, assign_advantages, has_spread, utilities_of
 from grpo_agents.chat import Chat
 from grpo_agents.curriculum import Curriculum, Draw
 from grpo_agents.engines import mix
@@ -331,13 +331,9 @@ def describe(groups: Sequence[Group], vector: RewardVector, maxima: dict[str, fl
     """The figures of a batch that people look at: rewards, lengths, how episodes ended."""
     everyone = [trajectory for group in groups for trajectory in group.trajectories]
     figures: Figures = {}
-    scalars = [
-        value
-        for trajectory in everyone
-        if (value := utility(trajectory.rewards, trajectory.preference, vector, maxima, gate)) is not None
-    ]
-    if scalars:
-        figures["reward"] = float(np.mean(scalars))
+    scalars = utilities_of(everyone, vector, maxima, gate)
+    if not np.isnan(scalars).all():
+        figures["reward"] = float(np.nanmean(scalars))
     for name in vector.names:
         values = [value for trajectory in everyone if (value := trajectory.rewards.get(name)) is not None]
         if values:

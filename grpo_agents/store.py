@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def iterate(paths: str | Path | Iterable[str | Path]) -> Iterator[Trajectory]:
         FileNotFoundError: No such file, or a folder without any.
         ValueError: A file that is cut off, is not ours, is of a newer version, or lacks a column.
     """
-    for path in _files(paths):
+    for path in files(paths):
         for row, samples in _rows(path):
             yield to_trajectory(row, samples)
 
@@ -123,7 +123,7 @@ def read_groups(paths: str | Path | Iterable[str | Path], *, without_phase: str 
         ValueError: As :func:`iterate`; or trajectories of one number that differ in task or preference.
     """
     groups: dict[tuple[Any, ...], Group] = {}
-    for path in _files(paths):
+    for path in files(paths):
         for row, samples in _rows(path):
             if row["phase"] == without_phase:
                 continue
@@ -141,6 +141,40 @@ def read_groups(paths: str | Path | Iterable[str | Path], *, without_phase: str 
     return list(groups.values())
 
 
+def scan(
+    path: str | Path, columns: Sequence[str], rows: int, *, instead: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Reads some columns of one file, some rows at a time, without making trajectories of them.
+
+    Args:
+        path: The file.
+        columns: Which; of a struct or a list of them, some fields with dots between: ``steps.tools.name``.
+        rows: How many at a time, at most.
+        instead: Columns to read as well where a file of an earlier version lacks another one.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: As :func:`iterate`, but for columns that are not asked for.
+    """
+    path = Path(path)
+    with _open(path, needed=[name.split(".")[0] for name in columns]) as file:
+        stored = {_dotted(leaf): leaf for leaf in (file.schema.column(at).path for at in range(len(file.schema)))}
+        wanted = [*columns]
+        for name, others in (instead or {}).items():
+            wanted += [] if name in stored else others
+        chosen = [leaf for name, leaf in stored.items() if any(f"{name}.".startswith(f"{one}.") for one in wanted)]
+        yield from file.iter_batches(rows, columns=chosen)
+
+
+def _dotted(leaf: str) -> str:
+    """What a column of Parquet is called here: without what it calls the entries of a list.
+
+    >>> _dotted("steps.list.element.tools.list.element.name")
+    'steps.tools.name'
+    """
+    return leaf.replace(".list.element", "").replace(".list.item", "")
+
+
 def read_scoring(paths: str | Path | Iterable[str | Path]) -> Scoring | None:
     """How the trajectories of files and folders were scored; None where no file says so, as old ones do not.
 
@@ -148,7 +182,7 @@ def read_scoring(paths: str | Path | Iterable[str | Path]) -> Scoring | None:
         ValueError: As :func:`iterate`; or two files that were scored differently.
     """
     found: tuple[Path, Scoring] | None = None
-    for path in _files(paths):
+    for path in files(paths):
         with _open(path) as file:
             noted = (file.schema_arrow.metadata or {}).get(SCORING_KEY)
         if noted is None:
@@ -166,7 +200,7 @@ def read_scoring(paths: str | Path | Iterable[str | Path]) -> Scoring | None:
 def read_steps(paths: str | Path | Iterable[str | Path]) -> list[int]:
     """The training steps of files and folders, in order, each once: every one is another policy. −1 is of no run."""
     steps: set[int] = set()
-    for path in _files(paths):
+    for path in files(paths):
         with _open(path) as file:
             steps.update(file.read(["run_step"])["run_step"].unique().to_pylist())
     return sorted(steps)
@@ -215,7 +249,12 @@ def _write_whole(path: Path, table: pa.Table) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+def files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    """The files that are meant: each as it is, and of a folder its ``*.parquet``, by name.
+
+    Raises:
+        FileNotFoundError: A folder without any.
+    """
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if not path.is_dir():
             yield path
@@ -235,13 +274,13 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Sample]]]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[pq.ParquetFile]:
-    """A trajectory file; whatever of it cannot be read is said in one way."""
+def _open(path: Path, needed: Sequence[str] = SCHEMA.names) -> Iterator[pq.ParquetFile]:
+    """A trajectory file with the columns that are needed; whatever of it cannot be read is said in one way."""
     if not path.is_file():
         raise FileNotFoundError(f"no trajectory file {path.absolute()}")
     try:
         with pq.ParquetFile(path) as file:
-            _check_schema(path, file.schema_arrow)
+            _check_schema(path, file.schema_arrow, needed)
             yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
@@ -250,7 +289,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def _check_schema(path: Path, schema: pa.Schema) -> None:
+def _check_schema(path: Path, schema: pa.Schema, needed: Sequence[str]) -> None:
     version = (schema.metadata or {}).get(VERSION_KEY)
     if version is None:
         raise ValueError(
@@ -262,6 +301,6 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
             f"{path}: its schema version is {int(version)}, this grpo-agents reads up to {SCHEMA_VERSION}. "
             "Install the grpo-agents that wrote it, or a later one."
         )
-    missing = [name for name in SCHEMA.names if name not in schema.names]
+    missing = [name for name in dict.fromkeys(needed) if name not in schema.names]
     if missing:
         raise ValueError(f"{path}: it lacks the column {', '.join(missing)}. Take the file as grpo-agents wrote it.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from grpo_agents import store
-from grpo_agents.advantage import utility
+from grpo_agents.advantage import utilities_of
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.evaluation import evaluate, mean_interval, paired_difference, task_key
 from grpo_agents.rewards import RewardVector, cost, latency
@@ -64,10 +64,10 @@ def figures(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, float]]:
 
 def utilities(trajectories: Sequence[Trajectory]) -> np.ndarray:
     """U of each trajectory, (trajectories,)."""
-    found = [utility(entry.rewards, entry.preference, VECTOR, OrchestraEnv.maxima, "outcome") for entry in trajectories]
-    if None in found:
+    found = utilities_of(trajectories, VECTOR, OrchestraEnv.maxima, "outcome")
+    if np.isnan(found).any():
         raise ValueError("a trajectory of the evaluation lacks a reward; see its `missing`")
-    return np.array(found, np.float64)
+    return found
 
 
 def best(trajectories: Sequence[Trajectory]) -> np.ndarray:
