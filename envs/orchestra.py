@@ -140,6 +140,21 @@ class OrchestraEnv(AgentEnv):
         return {"direct": Usage(), **costs}
 
     @classmethod
+    def expected_rewards(cls, task: Task) -> dict[str, dict[str, float]]:
+        """How often each choice is right, and what it costs; nothing of a task that is of no known kind."""
+        if task.get("kind") not in cls.accuracy["direct"]:
+            return {}
+        return {
+            name: {
+                "outcome": cls.accuracy[name][task["kind"]],
+                "cost": usage.dollars,
+                "latency": usage.latency,
+                "tool_calls": usage.calls,
+            }
+            for name, usage in cls.choices().items()
+        }
+
+    @classmethod
     def expected_utility(cls, task: Task, preference: Mapping[str, float]) -> dict[str, float]:
         """Expected scalar reward of each choice.
 

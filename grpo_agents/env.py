@@ -194,6 +194,14 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         """How the preference is shown to the policy, at the end of the opening messages; an empty text hides it."""
         return "Preference: " + ", ".join(f"{name} {weight:g}" for name, weight in preference.items())
 
+    @classmethod
+    def expected_rewards(cls, task: Task) -> Mapping[str, Mapping[str, float]]:
+        """What each choice that a policy has earns on average, by component; none where that is not known.
+
+        The best of them under a preference is what an evaluation measures a policy's reward by.
+        """
+        return {}
+
     # What Gymnasium and the rollout call
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Group as Lines
 
-from grpo_agents.advantage import utilities, weight_of
+from grpo_agents.advantage import utilities, utility, weight_of
 from grpo_agents.episode_columns import Coded, task_key
 from grpo_agents.episodes import Episodes
 from grpo_agents.rewards.component import Component
@@ -28,7 +28,7 @@ from grpo_agents.statistics import (
     pass_hat_k,
     ratio_interval,
 )
-from grpo_agents.tables import Table, as_markdown, between, drawn, number, plain, with_interval
+from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, between, drawn, number, plain, with_interval
 from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
 
@@ -36,6 +36,9 @@ __all__ = [
     "Difference", "Interval", "Measure", "Summary", "by_task", "evaluate", "mean_interval", "paired_difference",
     "pass_at_k", "task_key",
 ]  # fmt: skip
+
+Best = Callable[[Task, Mapping[str, float]], float | None]
+"""The best scalar reward that can be expected of a task under a preference; None where it is not known."""
 
 UNKNOWN = "unknown"
 """What the calls of tools that were not on offer are counted as, whatever the policy made up."""
@@ -252,8 +255,22 @@ def _spread_row(name: str, spread: Spread) -> list[str]:
     ]  # fmt: skip
 
 
-Best = Callable[[Task, Mapping[str, float]], float | None]
-"""The best scalar reward that can be expected of a task under a preference; None where it is not known."""
+def best_of(
+    expected: Callable[[Task], Mapping[str, Mapping[str, float]]],
+    vector: Sequence[Component],
+    maxima: Mapping[str, float],
+    gate: str | None,
+) -> Best:
+    """The best scalar reward that can be expected, of what :meth:`AgentEnv.expected_rewards` says of each choice.
+
+    Right for a gate that does not depend on what a choice costs, as where its costs are the same every time.
+    """
+
+    def best(task: Task, preference: Mapping[str, float]) -> float | None:
+        worths = [utility(rewards, preference, vector, maxima, gate) for rewards in expected(task).values()]
+        return max((worth for worth in worths if worth is not None), default=None)
+
+    return best
 
 
 def evaluate(
@@ -304,6 +321,24 @@ def evaluate(
         errors=episodes.error.counts(),
         **_tool_use(episodes),
     )
+
+
+def parts_table(by: str, parts: Mapping[str, Summary]) -> Table:
+    """The rewards of parts of the episodes beneath each other."""
+    names = list(dict.fromkeys(name for summary in parts.values() for name in summary.components))
+    shared = any(summary.share_of_best is not None for summary in parts.values())
+    scalar = any(summary.reward is not None for summary in parts.values())
+    head = [by, "episodes", "tasks", *["reward"] * scalar, *["share of the best"] * shared, *names]
+    rows = []
+    for label, summary in parts.items():
+        rewards = [] if summary.reward is None else [with_interval(summary.reward.interval)]
+        share = [NOT_KNOWN if summary.share_of_best is None else with_interval(summary.share_of_best)] * shared
+        components = [
+            with_interval(summary.components[name].interval) if name in summary.components else NOT_KNOWN
+            for name in names
+        ]
+        rows.append([label, str(summary.trajectories), str(summary.tasks), *rewards, *share, *components])
+    return Table(f"By {by}", head, rows)
 
 
 def scalar_rewards(

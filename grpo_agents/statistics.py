@@ -208,21 +208,24 @@ def majority_at_k(answers: Sequence[tuple[int, int]], k: int) -> float:
     """
     n = sum(count for count, _ in answers)
     _check("majority@", n, sum(right for _, right in answers), k)
-    return _majority(tuple(sorted(answers)), k)
+    wins = _wins(tuple(sorted(count for count, _ in answers)), k)
+    return sum(right / count * wins[count] for count, right in answers)
 
 
 @lru_cache(1 << 16)
-def _majority(answers: tuple[tuple[int, int], ...], k: int) -> float:
-    ways = 0.0
-    for place, (count, right) in enumerate(answers):
-        if not right:
+def _wins(counts: tuple[int, ...], k: int) -> dict[int, float]:
+    """How likely an answer is to be the commonest of k rollouts, by how many of all gave it."""
+    chances = {}
+    for place, count in enumerate(counts):
+        if count in chances:
             continue
-        others = [other for at, (other, _) in enumerate(answers) if at != place]
+        others = counts[:place] + counts[place + 1 :]
+        ways = 0.0
         for votes in range(1, min(count, k) + 1):
-            ties = _ways(others, votes, k - votes)
-            chosen = sum(way / (tied + 1) for tied, way in enumerate(ties))
-            ways += right / count * math.comb(count, votes) * chosen
-    return ways / math.comb(sum(count for count, _ in answers), k)
+            drawn_for = sum(way / (tied + 1) for tied, way in enumerate(_ways(others, votes, k - votes)))
+            ways += math.comb(count, votes) * drawn_for
+        chances[count] = ways / math.comb(sum(counts), k)
+    return chances
 
 
 def _ways(counts: Sequence[int], most: int, left: int) -> list[float]:

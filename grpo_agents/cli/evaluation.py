@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,102 +12,200 @@ import typer
 from grpo_agents.cli.errors import console
 
 if TYPE_CHECKING:
-    from grpo_agents.rewards.component import RewardVector
+    from grpo_agents.env import AgentEnv
+    from grpo_agents.episodes import Episodes
+    from grpo_agents.evaluation import Best, Summary
+    from grpo_agents.rewards.component import Component, RewardVector
     from grpo_agents.scoring import Scoring
-    from grpo_agents.trajectory import Group, Trajectory
+    from grpo_agents.trajectory import Group
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")]
+Reward = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Components with commas between them, or one file.py:vector: computed anew, but for what the environment "
+        "gave. Else what is stored.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="WEIGHTS", help="As outcome=1,cost=0.2: what every user weighs. Else what each did."),
+]
+EnvOption = Annotated[
+    str | None,
+    typer.Option(metavar="ENV", help="Whose maxima scale costs, and whose best there is. Else as it is stored."),
+]
+Gate = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Component that multiplies the rest, '' for none. Else the one stored."),
+]
 
 
 def evaluate_files(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")],
-    rewards: Annotated[
+    files: Files,
+    reward: Reward = None,
+    preference: Weights = None,
+    env: EnvOption = None,
+    gate: Gate = None,
+    by: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Components with commas between them, or one file.py:vector: computed anew, but for what the "
-            "environment gave. Else what is stored.",
-        ),
+        typer.Option(metavar="KEY", help="Split by a key of the tasks, or by preference, step, env, file or phase."),
     ] = None,
-    env: Annotated[
-        str | None, typer.Option(metavar="ENV", help="Whose maxima scale costs. Else those that are stored.")
-    ] = None,
-    gate: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Component that multiplies the rest, '' for none. Else the one stored."),
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="Compare with these, paired by task: a file, a folder or a run."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown instead.")] = False,
 ) -> None:
-    """Numbers from stored trajectories, with intervals clustered by task. Needs no model.
+    """Numbers from stored trajectories, with 95 % intervals clustered by task. Needs no model.
 
-    Example: `grpo-agents evaluate runs/my/trajectories/eval-000100.parquet`
+    Example: `grpo-agents evaluate runs/my/trajectories/eval-000100.parquet --by level`
+
+    Is it better? `grpo-agents evaluate runs/new --against runs/old`
     """
     import json
 
+    from grpo_agents.comparison import compare
+    from grpo_agents.evaluation import parts_table
+    from grpo_agents.tables import as_markdown as to_markdown
+    from grpo_agents.tables import drawn
+
+    problems: list[str] = []
+    side = load(files, problems.append, reward, preference, env, gate)
+    summary = side.evaluated(side.episodes)
+    tables, found = summary.tables(), summary.as_dict()
+    if by is not None:
+        parts = {label: side.evaluated(side.episodes.where(mask)) for label, mask in side.episodes.parts(by).items()}
+        tables.append(parts_table(by, parts))
+        found["by"] = {label: part.as_dict() for label, part in parts.items()}
+    elif len(steps := sorted(set(side.episodes.step.tolist()))) > 1:
+        typer.echo(
+            f"these episodes are of {len(steps)} policies, of steps {', '.join(map(str, steps[:-1]))} and {steps[-1]}, "
+            "and are pooled here: name one file to see one, or add --by step",
+            err=True,
+        )
+    if against is not None:
+        other = load([against], problems.append, reward, preference, env, gate)
+        comparison = compare(side.episodes, other.episodes, side.vector, side.maxima, side.gate)
+        tables += comparison.tables()
+        found["against"] = {"files": str(against), **comparison.as_dict()}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    elif as_markdown:
+        typer.echo(to_markdown(tables))
+    else:
+        console().print(drawn(tables))
+        if not side.vector:
+            typer.echo(
+                "no scalar reward: whether more of a component of your own is better is known to its vector. "
+                "Add --reward file.py:vector"
+            )
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Episodes, and what makes one number of their rewards."""
+
+    episodes: Episodes
+    vector: Sequence[Component]
+    maxima: dict[str, float]
+    gate: str | None
+    best: Best | None
+
+    def evaluated(self, episodes: Episodes) -> Summary:
+        """The summary of some of them."""
+        from grpo_agents.evaluation import evaluate
+
+        return evaluate(episodes, self.vector, self.maxima, self.gate, self.best)
+
+
+def load(
+    files: Sequence[Path],
+    problem: Callable[[str], None],
+    reward: str | None = None,
+    preference: str | None = None,
+    env: str | None = None,
+    gate: str | None = None,
+) -> Side:
+    """Reads episodes as options say.
+
+    Args:
+        files: Files, folders, runs.
+        problem: Told what is left out.
+        reward: See :data:`Reward`.
+        preference: See :data:`Weights`.
+        env: See :data:`EnvOption`.
+        gate: See :data:`Gate`.
+
+    Raises:
+        ValueError: Options that do not fit what is stored; says which.
+    """
     from grpo_agents import store
-    from grpo_agents.evaluation import evaluate
+    from grpo_agents.episodes import Episodes
 
     files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
-    stored = store.read_scoring(files)
-    vector: RewardVector | None
-    if rewards is None:
-        trajectories = store.read(files)
-        vector = stored.vector if stored else _vector_by_names(trajectories)
+    if reward is None:
+        episodes = Episodes.read(files, problem)
+        stored = store.read_scoring(files)
+        vector = stored.vector if stored else _vector_by_names(episodes, files)
     else:
         groups = store.read_groups(files)
-        trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        vector = _vector(rewards, trajectories, stored)
+        stored = store.read_scoring(files)
+        vector = _vector(reward, _given(files), stored)
         _score_anew(vector, groups)
+        episodes = Episodes.of(trajectory for group in groups for trajectory in group.trajectories)
     if vector is None and gate:
-        raise ValueError(f"--gate {gate} needs a vector to gate: add --rewards file.py:vector")
-    maxima = stored.maxima if stored and env is None else _maxima(env, trajectories)
+        raise ValueError(f"--gate {gate} needs a vector to gate: add --reward file.py:vector")
+    if preference is not None:
+        episodes = episodes.preferring(_parsed(preference, vector))
     if gate is None and stored and stored.gate:
         gate = stored.gate if vector and stored.gate in vector.names else None
         if gate is None:
             typer.echo(f"no gate: the stored one, {stored.gate}, is not among these rewards", err=True)
-    steps = store.read_steps(files)
-    if len(steps) > 1:
-        typer.echo(
-            f"these episodes are of {len(steps)} policies, of steps {', '.join(map(str, steps[:-1]))} and {steps[-1]}, "
-            "and are pooled here: name one file to see one",
-            err=True,
-        )
-    summary = evaluate(trajectories, vector or (), maxima, gate or None)
-    if as_json:
-        typer.echo(json.dumps(summary.as_dict(), indent=2))
-        return
-    console().print(summary.as_table())
-    if vector is None:
-        typer.echo(
-            "no scalar reward: whether more of a component of your own is better is known to its vector. "
-            "Add --rewards file.py:vector"
-        )
+    made = _environment(env, episodes)
+    maxima = stored.maxima if stored and env is None else {} if made is None else dict(made.maxima)
+    return Side(episodes, vector or (), maxima, gate or None, _best(made, vector or (), maxima, gate or None))
 
 
-def _given(trajectories: Sequence[Trajectory]) -> list[str]:
+def _given(files: Sequence[Path]) -> list[str]:
     """The components that the environment itself gave."""
-    return list(dict.fromkeys(name for entry in trajectories for step in entry.steps for name in step.rewards))
+    from grpo_agents import store
+
+    names: dict[str, None] = {}
+    for file in store.files(files):
+        for batch in store.scan(file, ["steps.rewards.name"], 4096):
+            rewards = batch["steps"].flatten().flatten()[0]
+            names |= dict.fromkeys(rewards.flatten().flatten()[0].unique().to_pylist())
+    return list(names)
 
 
-def _vector_by_names(trajectories: Sequence[Trajectory]) -> RewardVector | None:
-    """The vector of a file that does not say it, as far as names tell; None where the direction of one is not known."""
+def _vector_by_names(episodes: Episodes, files: Sequence[Path]) -> RewardVector | None:
+    """The vector of files that do not say it, as far as names tell; None where the direction of one is not known."""
     from grpo_agents.rewards import BUILT_IN
     from grpo_agents.rewards.component import RewardVector, from_environment
 
-    known = {**{name: from_environment(name) for name in _given(trajectories)}, **BUILT_IN}
-    names = dict.fromkeys(name for trajectory in trajectories for name in trajectory.rewards)
-    return RewardVector([known[name] for name in names]) if names and known.keys() >= names.keys() else None
+    known = {**{name: from_environment(name) for name in _given(files)}, **BUILT_IN}
+    names = episodes.rewards.keys()
+    return RewardVector([known[name] for name in names]) if names and known.keys() >= names else None
 
 
-def _vector(names: str, trajectories: Sequence[Trajectory], stored: Scoring | None) -> RewardVector:
+def _vector(names: str, given: Sequence[str], stored: Scoring | None) -> RewardVector:
     """The vector that a person named: of what is built in, what the environment gave, and what is stored."""
     from grpo_agents.rewards import BUILT_IN, as_vector
     from grpo_agents.rewards.component import from_environment
     from grpo_agents.tasks import load_object
 
-    given = {name: from_environment(name) for name in _given(trajectories)}
-    given |= {entry.name: entry for entry in (stored.vector if stored else ()) if entry.name not in BUILT_IN}
+    known = {name: from_environment(name) for name in given}
+    known |= {entry.name: entry for entry in (stored.vector if stored else ()) if entry.name not in BUILT_IN}
     one = ":" in names and "," not in names
     wanted = load_object(names) if one else [name.strip() for name in names.split(",")]
-    return as_vector(wanted, given, f"--rewards {names}")
+    return as_vector(wanted, known, f"--reward {names}")
 
 
 def _score_anew(vector: RewardVector, groups: Sequence[Group]) -> None:
@@ -123,16 +222,48 @@ def _score_anew(vector: RewardVector, groups: Sequence[Group]) -> None:
         RewardVector(computed).score(groups)
 
 
-def _maxima(env: str | None, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """The environment's, or those of the built-in one that was played: no code is run because a data file names it."""
+def _parsed(preference: str, vector: RewardVector | None) -> dict[str, float]:
+    """The weights that a person wrote."""
+    weights = {}
+    for part in preference.split(","):
+        name, equals, weight = part.partition("=")
+        try:
+            if not equals:
+                raise ValueError
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            raise ValueError(f"--preference {preference}: write it as outcome=1,cost=0.2") from None
+    if vector is None:
+        raise ValueError("--preference weighs components that no vector says how to weigh: add --reward")
+    vector.check_preference(weights)
+    return weights
+
+
+def _environment(env: str | None, episodes: Episodes) -> AgentEnv | None:
+    """The environment that is named, or the built-in one that was played.
+
+    No code is run because a data file names it.
+    """
     from grpo_agents.env import make_env
     from grpo_agents.scoring import check_maxima
 
-    played = {trajectory.env for trajectory in trajectories}
+    played = {name for name, _ in episodes.task.values}
     if env is None and len(played) == 1 and (name := played.pop()).startswith("grpo_agents/"):
         env = name
     if not env:
-        return {}
+        return None
     made = make_env(env)
     check_maxima(made.maxima, made.components)
-    return dict(made.maxima)
+    return made
+
+
+def _best(
+    made: AgentEnv | None, vector: Sequence[Component], maxima: Mapping[str, float], gate: str | None
+) -> Best | None:
+    """What the scalar reward can come to, where the environment says it."""
+    from grpo_agents.env import AgentEnv
+    from grpo_agents.evaluation import best_of
+
+    if made is None or type(made).expected_rewards.__func__ is AgentEnv.expected_rewards.__func__:
+        return None
+    return best_of(made.expected_rewards, vector, maxima, gate)

@@ -38,7 +38,7 @@ def test_help_gives_a_value_to_nothing_that_takes_none(run):
         assert "<bool>" not in shown
         assert "list[" not in shown
     assert re.search(r"--greedy +Take the likeliest", run("rollout", "--help").stdout)
-    assert re.search(r"--rewards +NAMES", run("evaluate", "--help").stdout)
+    assert re.search(r"--reward +NAMES", run("evaluate", "--help").stdout)
     assert re.search(r"FILE +Trajectory files", run("evaluate", "--help").stdout)
 
 

@@ -53,11 +53,11 @@ def test_evaluate_reads_components_maxima_and_gate_from_the_file_alone(run, tmp_
     for options, mean in {
         ("--env", "grpo_agents/Orchestra-v0"): (1 - 3 + 0.0) / 2,
         ("--gate", ""): 0.5 + 0.25 + 0.5,
-        ("--rewards", "outcome,words"): (1 + 0.25) / 2,
+        ("--reward", "outcome,words"): (1 + 0.25) / 2,
     }.items():
         found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
         assert found["reward"]["interval"]["mean"] == pytest.approx(mean), options
-    ungated = run("evaluate", "some.parquet", "--rewards", "words", "--json")
+    ungated = run("evaluate", "some.parquet", "--reward", "words", "--json")
     assert json.loads(ungated.stdout)["reward"]["interval"]["mean"] == pytest.approx(0.25)
     assert "no gate: the stored one, outcome, is not among these rewards" in ungated.stderr
 
@@ -66,7 +66,7 @@ def test_evaluate_knows_a_stored_component_that_no_episode_has(run, tmp_path):
     missing = {"outcome": "the environment failed"}
     episodes = [Trajectory(rewards={"outcome": None, "words": None, "cost": 1.0}, missing=missing, error="down")]
     store.write(tmp_path / "some.parquet", episodes, scoring=WORDS)
-    for options in ([], ["--rewards", "outcome,cost"], ["--gate", "outcome"]):
+    for options in ([], ["--reward", "outcome,cost"], ["--gate", "outcome"]):
         found = json.loads(run("evaluate", "some.parquet", *options, "--json").stdout)
         assert found["components"]["outcome"]["reasons"] == {"the environment failed": 1}, options
         assert found["reward"]["missing"] == 1
@@ -83,7 +83,7 @@ def test_evaluate_says_when_it_pools_several_policies(run, finished, monkeypatch
 
 def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
     store.write(tmp_path / "some.parquet", [episode("a", 1.0, 10.0)])
-    table = run("evaluate", "some.parquet", "--rewards", "outcome,tool_calls").stdout
+    table = run("evaluate", "some.parquet", "--reward", "outcome,tool_calls").stdout
     assert "tool_calls ↓" in table
     assert "cost" not in table
     (tmp_path / "mine.py").write_text(
@@ -96,16 +96,16 @@ def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
         "plain = lambda trajectory: 1.0\n"
     )
     for name in ("mine.py:vector", "mine.py:words", "mine.py:several"):
-        found = json.loads(run("evaluate", "some.parquet", "--rewards", name, "--json").stdout)
+        found = json.loads(run("evaluate", "some.parquet", "--reward", name, "--json").stdout)
         assert found["components"]["words"]["interval"]["mean"] == 2
     assert found["components"]["cost"]["direction"] == "min"  # of several: the built-in one, not one of the environment
     for name in ("outcom", "mine.py:misspelt"):
-        assert "Did you mean 'outcome'" in refused(run("evaluate", "some.parquet", "--rewards", name))
+        assert "Did you mean 'outcome'" in refused(run("evaluate", "some.parquet", "--reward", name))
     said = (
-        "--rewards mine.py:plain: a RewardVector, a component or a list of them is wanted, not a function: write @comp"
+        "--reward mine.py:plain: a RewardVector, a component or a list of them is wanted, not a function: write @comp"
     )
-    assert said in refused(run("evaluate", "some.parquet", "--rewards", "mine.py:plain"))
-    listed = refused(run("evaluate", "some.parquet", "--rewards", "nope")).split(": ")[-1]
+    assert said in refused(run("evaluate", "some.parquet", "--reward", "mine.py:plain"))
+    listed = refused(run("evaluate", "some.parquet", "--reward", "nope")).split(": ")[-1]
     assert listed.count("cost") == 1
 
 
@@ -113,5 +113,5 @@ def test_evaluate_makes_no_scalar_of_a_component_whose_direction_it_cannot_know(
     store.write(tmp_path / "some.parquet", [Trajectory(rewards={"words": 7.0})])
     result = run("evaluate", "some.parquet")
     assert "reward (scalar)" not in result.stdout
-    assert "Add --rewards file.py:vector" in result.stdout
+    assert "Add --reward file.py:vector" in result.stdout
     assert "--gate words needs a vector" in refused(run("evaluate", "some.parquet", "--gate", "words"))

@@ -29,6 +29,6 @@ def test_a_new_environment_keeps_the_contract_and_is_never_overwritten(run, tmp_
 def test_a_new_reward_scores_episodes(run, tmp_path):
     assert 'vector = "brief.py:vector"' in run("new", "reward", "brief").stdout
     store.write(tmp_path / "some.parquet", [episode("a", 1.0, 10.0)])
-    found = json.loads(run("evaluate", "some.parquet", "--rewards", "brief.py:vector", "--json").stdout)
+    found = json.loads(run("evaluate", "some.parquet", "--reward", "brief.py:vector", "--json").stdout)
     means = {name: entry["interval"]["mean"] for name, entry in found["components"].items()}
     assert means == {"outcome": 1.0, "brevity": pytest.approx(1 - 7 / 500), "cost": 10.0}
