@@ -19,11 +19,9 @@ from grpo_agents.episode_columns import Coded, task_key
 from grpo_agents.episodes import Episodes
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import (
-    Difference,
     Interval,
     majority_at_k,
     mean_interval,
-    paired_difference,
     pass_at_k,
     pass_hat_k,
     ratio_interval,
@@ -31,11 +29,6 @@ from grpo_agents.statistics import (
 from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, between, drawn, number, plain, with_interval
 from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
-
-__all__ = [
-    "Difference", "Interval", "Measure", "Summary", "by_task", "evaluate", "mean_interval", "paired_difference",
-    "pass_at_k", "task_key",
-]  # fmt: skip
 
 Best = Callable[[Task, Mapping[str, float]], float | None]
 """The best scalar reward that can be expected of a task under a preference; None where it is not known."""
@@ -220,6 +213,8 @@ class Summary:
         return rows + [_measure_row(name, measure) for name, measure in self.components.items()]
 
     def _drawn_rows(self) -> list[list[str]]:
+        if len(self.draws) < 2:  # of one rollout each it is the component's mean
+            return []
         return [
             [f"k = {k}", with_interval(drawn.any), with_interval(drawn.all), with_interval(drawn.majority),
              str(drawn.any.count)]

@@ -13,7 +13,7 @@ from grpo_agents.cli.commands import Command, Group
 from grpo_agents.cli.cost import cost
 from grpo_agents.cli.environments import check, envs, play
 from grpo_agents.cli.errors import Commands
-from grpo_agents.cli.evaluation import evaluate_files
+from grpo_agents.cli.evaluation import evaluate_files, pareto
 from grpo_agents.cli.explaining import explain
 from grpo_agents.cli.starting import keys, new_env, new_reward
 from grpo_agents.cli.training import reward_model, rollout, train
@@ -35,6 +35,7 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(rollout)
 app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
+app.command(cls=Command)(pareto)
 app.command(cls=Command)(explain)
 app.command(cls=Command)(cost)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer
