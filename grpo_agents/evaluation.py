@@ -258,12 +258,19 @@ def best_of(
 ) -> Best:
     """The best scalar reward that can be expected, of what :meth:`AgentEnv.expected_rewards` says of each choice.
 
-    Right for a gate that does not depend on what a choice costs, as where its costs are the same every time.
+    Right for a gate that is 0 or 1, and does not depend on the other rewards that a choice brings: where it costs the
+    same every time.
     """
 
+    def worth(rewards: Mapping[str, float], preference: Mapping[str, float]) -> float | None:
+        if gate is None or gate not in rewards:
+            return utility(rewards, preference, vector, maxima, gate)
+        passed = utility({**rewards, gate: 1.0}, preference, vector, maxima, gate)
+        return None if passed is None else rewards[gate] * passed
+
     def best(task: Task, preference: Mapping[str, float]) -> float | None:
-        worths = [utility(rewards, preference, vector, maxima, gate) for rewards in expected(task).values()]
-        return max((worth for worth in worths if worth is not None), default=None)
+        worths = [worth(rewards, preference) for rewards in expected(task).values()]
+        return max((known for known in worths if known is not None), default=None)
 
     return best
 

@@ -202,8 +202,9 @@ def load(
     files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
     if reward is None:
         episodes = Episodes.read(files, problem)
-        stored = store.read_scoring(files)
-        vector = stored.vector if stored else _vector_by_names(episodes, files)
+        read = episodes.file.values  # what could be
+        stored = store.read_scoring(read)
+        vector = stored.vector if stored else _vector_by_names(episodes, read)
     else:
         groups = store.read_groups(files)
         stored = store.read_scoring(files)
