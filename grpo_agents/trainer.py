@@ -121,6 +121,7 @@ class Trainer:
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
             _politely() as stop,
         ):
+            self.display.begin(self.start, self.folder.read_metrics())
             if isinstance(self.source, FrozenSource) and self.start == 0:
                 self._fill(self.source, stop)
             for step in range(self.start, steps):

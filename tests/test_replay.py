@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 from tiny import make_tokenizer
@@ -31,9 +32,9 @@ def search(words: str) -> str:
 class Market(AgentEnv):
     """A haggle: prices are drawn, the purse is counted down, and words make things happen."""
 
-    tasks = [{"do": "talk"}]
+    tasks: ClassVar = [{"do": "talk"}]
     components = ("outcome", "style")
-    searched: list[str] = []
+    searched: ClassVar[list[str]] = []
     hang = threading.Event()
 
     def start(self, task):

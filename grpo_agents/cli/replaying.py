@@ -172,7 +172,11 @@ def _show(tallies: dict[Path, Tally]) -> None:
     for path, tally in tallies.items():
         for number, ((_, name), difference) in enumerate(tally.differences.items()):
             if number == SHOWN:
-                screen.print(f"{len(tally.differences) - SHOWN} others of {path} differ; --json has all", style="bold")
+                screen.print(
+                    f"{len(tally.differences) - SHOWN} others of {path} differ; --json has all",
+                    style="bold",
+                    soft_wrap=True,
+                )
                 break
             screen.print(
                 f"{path}, {name}, {difference.where}: other {difference.what}",
