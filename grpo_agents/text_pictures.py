@@ -111,8 +111,8 @@ def binned(values: Sequence[float], width: int) -> list[float]:
     count = len(values)
     if count <= width:
         return list(values)
-    ends = [place * count // width for place in range(width + 1)]
-    return [_mean(values[ends[place] : ends[place + 1]]) for place in range(width)]
+    ends = [place * count // width for place in range(width + 1)] if width > 0 else []
+    return [_mean(values[start:stop]) for start, stop in pairwise(ends)]
 
 
 def _mean(values: Sequence[float]) -> float:
