@@ -56,8 +56,9 @@ class LiveFigures:
                 self._latest = known
                 for name in {**self._series, **known}:
                     if _rank(name) < len(ROWS):
-                        series = self._series.setdefault(name, Series(self._steps * [_absent(name)]))
-                        series.add(known.get(name, _absent(name)))
+                        if name not in self._series:
+                            self._series[name] = Series(self._steps * [_absent(name)])
+                        self._series[name].add(known.get(name, _absent(name)))
                 self._steps += 1
 
     def count(self, played: int, failed: int) -> None:

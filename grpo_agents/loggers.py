@@ -50,8 +50,7 @@ class Wandb:
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, run_id: str) -> None:
         """Begins the run, or goes on with it."""
-        import wandb
-
+        wandb = importlib.import_module("wandb")
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         self._run = wandb.init(
             project=project, name=name, id=run_id, dir=str(folder), config=dict(config), resume="allow"
@@ -74,8 +73,7 @@ class Trackio:
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, run_id: str) -> None:
         """Begins the run, or goes on with it."""
-        import trackio
-
+        trackio = importlib.import_module("trackio")
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         self._run = trackio.init(project=project, name=f"{name}-{run_id}", config=dict(config), resume="allow")
 

@@ -115,22 +115,26 @@ class RunSummary:
 
     def _problems(self) -> list[str]:
         """What went wrong, counted."""
-        lines = []
-        for key, words in (
-            ("left_out", "left out of learning"), ("skipped", "updates were skipped, as their gradient was not finite"),
-        ):  # fmt: skip
-            if count := sum(row.get(key) or 0.0 for row in self.steps):
-                lines.append(f"{count:,.0f} {words if key == 'skipped' else f'episodes were {words}'}")
+        counted = {
+            "episodes left out of learning": "left_out",
+            "updates skipped, as their gradient was not finite": "skipped",
+        }
+        lines = [
+            f"{words}: {count:,.0f}"
+            for words, key in counted.items()
+            if (count := sum(row.get(key) or 0.0 for row in self.steps))
+        ]
         missing: Counter[str] = Counter()
         for row in self._rows:
             for name, value in row.items():
                 if "missing/" in name and name != "eval/missing/reward":
-                    missing[name.replace("missing/", "").replace("eval/", "evaluation: ")] += int(value or 0)
-        lines += [f"{name}: {count:,} episodes have none" for name, count in missing.items() if count]
+                    missing[name.replace("missing/", "").replace("eval/", "(in evaluation) ")] += int(value or 0)
+        lines += [f"episodes without {name}: {count:,}" for name, count in missing.items() if count]
         if self.evaluations:
             last = Counter(problem for entry in store.iterate(self.evaluations[-1]) for problem in problems_of(entry))
             lines += [
-                f"last evaluation: {problem} ({count:,} episodes)" for problem, count in last.most_common(PROBLEMS)
+                f"episodes of the last evaluation with {problem}: {count:,}"
+                for problem, count in last.most_common(PROBLEMS)
             ]
         return lines
 
