@@ -40,7 +40,7 @@ ADVICE = {
 LINES = 20
 """Where nobody watches a terminal, so many lines a run."""
 
-REFRESHES = 2
+REFRESHES = 1
 """So often a second a terminal is drawn anew."""
 
 SPEED_SECONDS = 3600.0

@@ -23,6 +23,9 @@ QUIET = ("groups_tied", "stopped/", "left_out")
 LAST = 10
 """A mean is of so many steps."""
 
+LABEL, SPARK = 20, 48
+"""Columns that a figure's name and its curve take at the most."""
+
 HEIGHT = 5
 """Lines of a curve."""
 
@@ -102,21 +105,21 @@ class LiveFigures:
             text.append(f"{self._failed:,} of {self._played:,} episodes failed", "red not dim").append(" · ")
         return text.append(" · ".join(said))
 
-    def _table(self, names: Sequence[str], width: int) -> Table:
-        """A row for each figure: now, the mean of the last steps, and how it went since the first."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("", max_width=20, no_wrap=True)
-        table.add_column("now", justify="right", no_wrap=True, style="bold", min_width=8)
-        table.add_column(f"last {LAST}", justify="right", no_wrap=True, min_width=8)
-        table.add_column("since the first step", no_wrap=True, style="cyan")
-        label = max(len(_shown(name)) for name in names)
-        spark = max(0, min(48, width - min(label, 20) - 2 * 8 - 3 * 2))
+    def _table(self, names: Sequence[str], width: int) -> Text:
+        """A row for each figure: now, the mean of the last steps, and how it went since the first.
+
+        Of plain lines: they are drawn often, and a table takes several times as long.
+        """
+        label = min(LABEL, max(len(_shown(name)) for name in names))
+        text = Text(no_wrap=True, overflow="crop")
+        text.append(f"{'':{label}}{'now':>10}{f'last {LAST}':>10}  since the first step", "dim")
         for name in names:
             series = self._series[name]
             known = [value for value in series.last if math.isfinite(value)]
             mean = _number(sum(known) / len(known)) if known else "n/a"
-            table.add_row(_shown(name), _number(series.last[-1]), mean, sparkline(series.points, spark))
-        return table
+            text.append(f"\n{_shown(name)[:label]:{label}}").append(f"{_number(series.last[-1]):>10}", "bold")
+            text.append(f"{mean:>10}  ").append(sparkline(series.points, min(SPARK, width - label - 22)), "cyan")
+        return text
 
     def _curves(self, width: int) -> Table | None:
         """Reward in training and in evaluation, side by side where there is room, else what is more."""
