@@ -18,6 +18,7 @@ def test_help_has_an_example_for_each_command(run):
         "rollout",
         "reward-model",
         "evaluate",
+        "replay",
         "explain",
         "cost",
         "envs",
