@@ -15,6 +15,7 @@ from grpo_agents.cli.environments import check, envs, play
 from grpo_agents.cli.errors import Commands
 from grpo_agents.cli.evaluation import evaluate_files
 from grpo_agents.cli.explaining import explain
+from grpo_agents.cli.reporting import report
 from grpo_agents.cli.starting import keys, new_env, new_reward
 from grpo_agents.cli.training import reward_model, rollout, train
 from grpo_agents.cli.verification import verify
@@ -35,6 +36,7 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(rollout)
 app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
+app.command(cls=Command)(report)
 app.command(cls=Command)(explain)
 app.command(cls=Command)(cost)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer

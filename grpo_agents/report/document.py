@@ -1,0 +1,381 @@
+"""The page: one HTML file with everything in it, which needs no network and runs no text of a trajectory."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import time
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from grpo_agents import store
+from grpo_agents.evaluation import evaluate, mean_interval
+from grpo_agents.report import figures
+from grpo_agents.report.contents import Blocks, group_data, pack, to_json
+from grpo_agents.report.facts import Facts, facts_of
+from grpo_agents.report.sources import LIMIT, Batch, Source, choose, find_batches
+from grpo_agents.report.tokens import Lens, Vocabulary, load_tokenizer, read_lens
+from grpo_agents.scoring import Scoring
+from grpo_agents.trajectory import Trajectory
+
+SCRIPTS = ("data", "elements", "scales", "charts", "overview", "filter", "list", "tokens", "reader", "keys", "main")
+"""The page's modules, in the order in which they are put together."""
+
+LETTERS = 600
+"""Letters of a task that the list shows and the filter searches."""
+
+KINDS = 200
+"""Different errors that the filter can tell apart; the rest are one."""
+
+OTHERS = "another error"
+
+
+@dataclass(slots=True)
+class Names:
+    """Texts, each with a number."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def of(self, text: str) -> int:
+        """The number of a text; a new one where it was not seen before."""
+        return self.numbers.setdefault(text, len(self.numbers))
+
+
+@dataclass(slots=True)
+class Index:
+    """What is known of all trajectories on the page before any block is opened: what the list and the filter need.
+
+    ``groups`` and ``rollouts`` are tables by column; ``rollouts["group"]`` is a row of ``groups``.
+    """
+
+    batches: list[tuple[str, int, str]] = field(default_factory=list)
+    components: Names = field(default_factory=Names)
+    stops: Names = field(default_factory=Names)
+    tools: Names = field(default_factory=Names)
+    errors: Names = field(default_factory=Names)
+    groups: dict[str, list[Any]] = field(
+        default_factory=lambda: {name: [] for name in ("batch", "number", "text", "block", "place")}
+    )
+    rollouts: dict[str, list[Any]] = field(
+        default_factory=lambda: {
+            name: [] for name in ("group", "index", "values", "stop", "tools", "errors", "tokens", "turns")
+        }
+    )
+
+    def add_group(
+        self, batch: int, trajectories: Sequence[Trajectory], facts: Sequence[Facts], at: tuple[int, int]
+    ) -> None:
+        """Takes a group of the batch of that number, which is packed at a block and a place."""
+        number = len(self.groups["batch"])
+        row = (batch, trajectories[0].group, describe(trajectories[0]), *at)
+        for column, value in zip(self.groups.values(), row, strict=True):
+            column.append(value)
+        for trajectory, known in zip(trajectories, facts, strict=True):
+            numbered = {self.components.of(name): value for name, value in known.values.items()}
+            values = [numbered.get(place) for place in range(len(self.components.numbers))]
+            tools = [self.tools.of(name) for name in known.tools]
+            errors = sorted({self._error(text) for text in known.errors})
+            stop = self.stops.of(known.stop_reason)
+            row = (number, trajectory.index, values, stop, tools, errors, known.tokens, known.turns)
+            for column, value in zip(self.rollouts.values(), row, strict=True):
+                column.append(value)
+
+    def _error(self, text: str) -> int:
+        known = self.errors.numbers
+        return self.errors.of(text if text in known or len(known) < KINDS else OTHERS)
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        names = {name: list(getattr(self, name).numbers) for name in ("components", "stops", "tools", "errors")}
+        return {"batches": self.batches, **names, "groups": self.groups, "rollouts": self.rollouts}
+
+
+def describe(trajectory: Trajectory) -> str:
+    """A task in the words that the policy was given, or where there are none as JSON; its beginning."""
+    said = [message.get("content") for message in trajectory.prompt if message.get("role") == "user"]
+    name = trajectory.task.get("id")
+    text = next((text for text in reversed(said) if isinstance(text, str) and text.strip()), "")
+    text = text or to_json(trajectory.task)
+    named = f"{text} [{name}]" if name is not None and str(name) not in text else text
+    return " ".join(named[:LETTERS].split())
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was read of a source.
+
+    Attributes:
+        index: Of the trajectories on the page.
+        blocks: Their conversations, packed.
+        vocabulary: The tokens in them.
+        facts: Of every trajectory that was read.
+        sets: Of those, the first and the last evaluation; without one, the first and last batch.
+        scoring: Of the last set.
+    """
+
+    index: Index
+    blocks: list[str]
+    vocabulary: Vocabulary
+    facts: list[Facts]
+    sets: dict[str, list[Facts]]
+    scoring: Scoring | None
+
+
+def collect(chosen: Sequence[Batch], focus: Sequence[Batch], lens: Lens) -> Collected:
+    """Reads what goes onto the page, file by file.
+
+    Args:
+        chosen: Batches with those of their groups that are on the page.
+        focus: Batches that the charts are about; each is read whole.
+        lens: Coefficients of single tokens.
+
+    Raises:
+        ValueError: A file that cannot be read; names it.
+    """
+    index, blocks, vocabulary = Index(), Blocks(), Vocabulary()
+    facts: list[Facts] = []
+    names = _set_names(focus)
+    sets: dict[str, list[Facts]] = {name: [] for name in names.values()}
+    last: Scoring | None = None
+    wanted = {(batch.file, batch.phase, batch.step): (number, batch) for number, batch in enumerate(chosen)}
+    index.batches = [(batch.phase, batch.step, batch.file.name) for batch in chosen]
+    for file in dict.fromkeys(batch.file for batch in (*chosen, *focus)):
+        scoring = store.read_scoring(file)
+        groups: dict[tuple[Any, ...], list[tuple[Trajectory, Facts]]] = {}
+        for place, trajectory in zip(store.read_places(file), store.iterate(file), strict=True):
+            key = (file, place["phase"], place["run_step"])
+            number, batch = wanted.get(key, (-1, None))
+            if key not in names and (batch is None or trajectory.group not in batch.groups):
+                continue
+            known = facts_of(trajectory, place["phase"], place["run_step"], scoring)
+            facts.append(known)
+            if key in names:
+                sets[names[key]].append(known)
+                last = scoring
+            if batch is not None and trajectory.group in batch.groups:
+                # files that no run wrote may number all groups alike, and what differs is shown apart
+                same = (number, trajectory.group, known.task, figures.label(trajectory.preference))
+                groups.setdefault(same, []).append((trajectory, known))
+        for (number, *_), rollouts in groups.items():
+            trajectories, all_facts = zip(*rollouts, strict=True)
+            batch = chosen[number]
+            places = [(batch.step, batch.phase, one.group, one.index) for one in trajectories]
+            at = blocks.add(group_data(trajectories, vocabulary, [lens.get(place, {}) for place in places]))
+            index.add_group(number, trajectories, all_facts, at)
+    return Collected(index, blocks.finish(), vocabulary, facts, sets, last)
+
+
+def _set_names(focus: Sequence[Batch]) -> dict[tuple[Path, str, int], str]:
+    labels = [figures.batch_label(batch.phase, batch.step) for batch in focus]
+    if len(set(labels)) < len(labels):
+        labels = [f"{batch.file.stem} ({label})" for batch, label in zip(focus, labels, strict=True)]
+    return {(batch.file, batch.phase, batch.step): label for batch, label in zip(focus, labels, strict=True)}
+
+
+def find_focus(batches: Sequence[Batch]) -> list[Batch]:
+    """The first and the last evaluation; without one, the first and the last batch."""
+    subjects = [batch for batch in batches if batch.phase == "eval"] or list(batches)
+    return [subjects[0], subjects[-1]] if len(subjects) > 1 else subjects
+
+
+class Report:
+    """Builds the page of a source, as often as it changes.
+
+    Args:
+        source: What is shown.
+        limit: The most trajectories on it.
+    """
+
+    def __init__(self, source: Source, limit: int = LIMIT):
+        self.source = source
+        self.limit = limit
+        self._tokenizer: tuple[Any | None, str] | None = None
+
+    def build(self, version: str = "") -> str:
+        """The page as HTML.
+
+        Args:
+            version: Of a page that a server watches, and that asks it for a newer one; empty for one that stays.
+
+        Raises:
+            ValueError: There is nothing to show yet, or something cannot be read; says what, where and what to do.
+        """
+        source = self.source
+        rows = source.metrics()
+        batches = find_batches(source.files)
+        if not rows and not batches and not version:
+            raise ValueError(
+                f"{source.path}: there is nothing to show yet, neither metrics nor trajectories. Let the run finish a "
+                "step (train.store keeps its trajectories), or add --watch to see it come."
+            )
+        chosen = choose(batches, self.limit)
+        focus = find_focus(batches)
+        found = collect(chosen, focus, read_lens(source.tables_of_the_lens()))
+        texts, why_no_text = self._texts(found.vocabulary)
+        data = {
+            "name": source.name,
+            "about": _about(source),
+            "made": time.strftime("%Y-%m-%d %H:%M"),
+            "watched": version,
+            "left_out": left_out(batches, chosen),
+            "why_no_text": why_no_text,
+            "tiles": tiles(found.sets),
+            "panels": figures.panels(rows),
+            "histograms": figures.histograms(found.sets, found.scoring),
+            "pareto": figures.pareto(list(found.sets.values())[-1] if found.sets else [], found.scoring),
+            "tool_use": calls_by_preference(focus),
+            "ends": figures.ends(found.facts),
+            "focus": list(found.sets),
+            "directions": {entry.name: entry.direction for entry in found.scoring.vector} if found.scoring else {},
+        }
+        # names of components, tools and the like are values in there, and never keys
+        data = {name: figures.as_data(value) for name, value in data.items()}
+        return render(source.name, data, found.index.as_data(), texts, found.blocks, watched=bool(version))
+
+    def _texts(self, vocabulary: Vocabulary) -> tuple[list[str], str]:
+        if not len(vocabulary):
+            return [], "these trajectories have no token ids: what a hosted model says comes as text alone"
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.source.models())
+        tokenizer, why_not = self._tokenizer
+        return ([] if tokenizer is None else vocabulary.texts(tokenizer)), why_not
+
+
+def write_report(source: Source, out: Path, limit: int = LIMIT) -> int:
+    """Writes the page to a file, whole or not at all; gives its size in bytes.
+
+    Raises:
+        ValueError: See :meth:`Report.build`.
+        OSError: The file cannot be written.
+    """
+    content = Report(source, limit).build().encode()
+    write_whole(out, content)
+    return len(content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Puts a file into place at once, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def left_out(batches: Sequence[Batch], chosen: Sequence[Batch]) -> str:
+    """What is not on the page, in words; empty where everything is."""
+    total, shown = (sum(batch.size for batch in some) for some in (batches, chosen))
+    if shown == total:
+        return ""
+    phases = dict.fromkeys(batch.phase for batch in reversed(batches))
+    kinds = []
+    for phase in phases:
+        kept = [batch for batch in chosen if batch.phase == phase]
+        here, there = (sum(batch.size for batch in some if batch.phase == phase) for some in (chosen, batches))
+        kinds.append(f"{phase}: {here:,} of {there:,}{_steps(kept)}")
+    return f"{shown:,} of {total:,} trajectories are on this page ({'; '.join(kinds)}). --limit takes another number."
+
+
+def _steps(batches: Sequence[Batch]) -> str:
+    steps = [str(batch.step) for batch in batches if batch.step >= 0]
+    if len(steps) < 2:
+        return f", of step {steps[0]}" if steps else ""
+    return f", of {len(steps)} steps from {steps[0]} to {steps[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A mean of the last set, with the ends of its interval, beside that of the first; None for what is not known."""
+
+    name: str
+    value: list[float | None]
+    before: list[float | None] | None
+
+
+def tiles(sets: Mapping[str, Sequence[Facts]]) -> list[Tile]:
+    """The mean of each value in the last set, with its interval, and in the first set where there are two."""
+    if not sets:
+        return []
+    everyone = list(sets.values())
+    found = []
+    for name in dict.fromkeys(name for facts in everyone for entry in facts for name in entry.values):
+        values = [_interval(name, facts) for facts in everyone]
+        found.append(Tile(name, values[-1], values[0] if len(values) > 1 else None))
+    return found
+
+
+def _interval(name: str, facts: Iterable[Facts]) -> list[float | None]:
+    known = [(value, entry.task) for entry in facts if (value := entry.values.get(name)) is not None]
+    found = mean_interval([value for value, _ in known], [task for _, task in known])
+    return [None if number != number else number for number in (found.mean, found.low, found.high)]
+
+
+def _tool_use(focus: Sequence[Batch]) -> dict[str, dict[str, float]]:
+    """Calls an episode by preference and tool, of the last evaluation; empty where there were no tools."""
+    if not focus:
+        return {}
+    calls = evaluate(store.iterate(focus[-1].file)).tool_calls_by_preference
+    return calls if any(calls.values()) else {}
+
+
+def _about(source: Source) -> list[tuple[str, str]]:
+    """What a run was, in a few words."""
+    if source.run is None or not source.run.config.exists():
+        return []
+    config = tomllib.loads(source.run.config.read_text(encoding="utf-8"))
+    keys = (("env", "id"), ("method", "name"), ("model", "path"), ("train", "steps"), ("seed", ""))
+    known = ((section, config.get(section, {}).get(key) if key else config.get(section)) for section, key in keys)
+    return [(name, str(value)) for name, value in known if value is not None]
+
+
+def render(
+    title: str,
+    data: Mapping[str, Any],
+    index: Mapping[str, Any],
+    texts: Sequence[str],
+    blocks: Sequence[str],
+    *,
+    watched: bool,
+) -> str:
+    """Puts the page together: its policy lets nothing run or load but the script and the style in it."""
+    style, script = part("style.css"), "\n".join(part(f"{name}.js") for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
+    allowed = {
+        "default-src": "'none'",
+        "script-src": _hash(script),
+        "style-src": _hash(style),
+        "connect-src": "'self'" if watched else "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    environment = Environment(
+        loader=PackageLoader("grpo_agents.report", "page"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("index.html").render(
+        title=title,
+        policy="; ".join(f"{what} {where}" for what, where in allowed.items()),
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(to_json(data)),
+        index=Markup(to_json(index)),
+        texts=pack(to_json(texts)),
+        blocks=blocks,
+    )
+
+
+def part(name: str) -> str:
+    """A file of the page's folder."""
+    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
