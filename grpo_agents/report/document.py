@@ -8,181 +8,23 @@ import os
 import time
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from grpo_agents import store
-from grpo_agents.evaluation import evaluate, mean_interval
+from grpo_agents.evaluation import mean_interval
 from grpo_agents.report import figures
-from grpo_agents.report.contents import Blocks, group_data, pack, to_json
-from grpo_agents.report.facts import Facts, facts_of
+from grpo_agents.report.collecting import calls_by_preference, collect, find_focus
+from grpo_agents.report.contents import pack, to_json
+from grpo_agents.report.facts import Facts
 from grpo_agents.report.sources import LIMIT, Batch, Source, choose, find_batches
-from grpo_agents.report.tokens import Lens, Vocabulary, load_tokenizer, read_lens
-from grpo_agents.scoring import Scoring
-from grpo_agents.trajectory import Trajectory
+from grpo_agents.report.tokens import Vocabulary, load_tokenizer, read_lens
 
 SCRIPTS = ("data", "elements", "scales", "charts", "overview", "filter", "list", "tokens", "reader", "keys", "main")
 """The page's modules, in the order in which they are put together."""
-
-LETTERS = 600
-"""Letters of a task that the list shows and the filter searches."""
-
-KINDS = 200
-"""Different errors that the filter can tell apart; the rest are one."""
-
-OTHERS = "another error"
-
-
-@dataclass(slots=True)
-class Names:
-    """Texts, each with a number."""
-
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def of(self, text: str) -> int:
-        """The number of a text; a new one where it was not seen before."""
-        return self.numbers.setdefault(text, len(self.numbers))
-
-
-@dataclass(slots=True)
-class Index:
-    """What is known of all trajectories on the page before any block is opened: what the list and the filter need.
-
-    ``groups`` and ``rollouts`` are tables by column; ``rollouts["group"]`` is a row of ``groups``.
-    """
-
-    batches: list[tuple[str, int, str]] = field(default_factory=list)
-    components: Names = field(default_factory=Names)
-    stops: Names = field(default_factory=Names)
-    tools: Names = field(default_factory=Names)
-    errors: Names = field(default_factory=Names)
-    groups: dict[str, list[Any]] = field(
-        default_factory=lambda: {name: [] for name in ("batch", "number", "text", "block", "place")}
-    )
-    rollouts: dict[str, list[Any]] = field(
-        default_factory=lambda: {
-            name: [] for name in ("group", "index", "values", "stop", "tools", "errors", "tokens", "turns")
-        }
-    )
-
-    def add_group(
-        self, batch: int, trajectories: Sequence[Trajectory], facts: Sequence[Facts], at: tuple[int, int]
-    ) -> None:
-        """Takes a group of the batch of that number, which is packed at a block and a place."""
-        number = len(self.groups["batch"])
-        row = (batch, trajectories[0].group, describe(trajectories[0]), *at)
-        for column, value in zip(self.groups.values(), row, strict=True):
-            column.append(value)
-        for trajectory, known in zip(trajectories, facts, strict=True):
-            numbered = {self.components.of(name): value for name, value in known.values.items()}
-            values = [numbered.get(place) for place in range(len(self.components.numbers))]
-            tools = [self.tools.of(name) for name in known.tools]
-            errors = sorted({self._error(text) for text in known.errors})
-            stop = self.stops.of(known.stop_reason)
-            row = (number, trajectory.index, values, stop, tools, errors, known.tokens, known.turns)
-            for column, value in zip(self.rollouts.values(), row, strict=True):
-                column.append(value)
-
-    def _error(self, text: str) -> int:
-        known = self.errors.numbers
-        return self.errors.of(text if text in known or len(known) < KINDS else OTHERS)
-
-    def as_data(self) -> dict[str, Any]:
-        """For JSON."""
-        names = {name: list(getattr(self, name).numbers) for name in ("components", "stops", "tools", "errors")}
-        return {"batches": self.batches, **names, "groups": self.groups, "rollouts": self.rollouts}
-
-
-def describe(trajectory: Trajectory) -> str:
-    """A task in the words that the policy was given, or where there are none as JSON; its beginning."""
-    said = [message.get("content") for message in trajectory.prompt if message.get("role") == "user"]
-    name = trajectory.task.get("id")
-    text = next((text for text in reversed(said) if isinstance(text, str) and text.strip()), "")
-    text = text or to_json(trajectory.task)
-    named = f"{text} [{name}]" if name is not None and str(name) not in text else text
-    return " ".join(named[:LETTERS].split())
-
-
-@dataclass(slots=True)
-class Collected:
-    """What was read of a source.
-
-    Attributes:
-        index: Of the trajectories on the page.
-        blocks: Their conversations, packed.
-        vocabulary: The tokens in them.
-        facts: Of every trajectory that was read.
-        sets: Of those, the first and the last evaluation; without one, the first and last batch.
-        scoring: Of the last set.
-    """
-
-    index: Index
-    blocks: list[str]
-    vocabulary: Vocabulary
-    facts: list[Facts]
-    sets: dict[str, list[Facts]]
-    scoring: Scoring | None
-
-
-def collect(chosen: Sequence[Batch], focus: Sequence[Batch], lens: Lens) -> Collected:
-    """Reads what goes onto the page, file by file.
-
-    Args:
-        chosen: Batches with those of their groups that are on the page.
-        focus: Batches that the charts are about; each is read whole.
-        lens: Coefficients of single tokens.
-
-    Raises:
-        ValueError: A file that cannot be read; names it.
-    """
-    index, blocks, vocabulary = Index(), Blocks(), Vocabulary()
-    facts: list[Facts] = []
-    names = _set_names(focus)
-    sets: dict[str, list[Facts]] = {name: [] for name in names.values()}
-    last: Scoring | None = None
-    wanted = {(batch.file, batch.phase, batch.step): (number, batch) for number, batch in enumerate(chosen)}
-    index.batches = [(batch.phase, batch.step, batch.file.name) for batch in chosen]
-    for file in dict.fromkeys(batch.file for batch in (*chosen, *focus)):
-        scoring = store.read_scoring(file)
-        groups: dict[tuple[Any, ...], list[tuple[Trajectory, Facts]]] = {}
-        for place, trajectory in zip(store.read_places(file), store.iterate(file), strict=True):
-            key = (file, place["phase"], place["run_step"])
-            number, batch = wanted.get(key, (-1, None))
-            if key not in names and (batch is None or trajectory.group not in batch.groups):
-                continue
-            known = facts_of(trajectory, place["phase"], place["run_step"], scoring)
-            facts.append(known)
-            if key in names:
-                sets[names[key]].append(known)
-                last = scoring
-            if batch is not None and trajectory.group in batch.groups:
-                # files that no run wrote may number all groups alike, and what differs is shown apart
-                same = (number, trajectory.group, known.task, figures.label(trajectory.preference))
-                groups.setdefault(same, []).append((trajectory, known))
-        for (number, *_), rollouts in groups.items():
-            trajectories, all_facts = zip(*rollouts, strict=True)
-            batch = chosen[number]
-            places = [(batch.step, batch.phase, one.group, one.index) for one in trajectories]
-            at = blocks.add(group_data(trajectories, vocabulary, [lens.get(place, {}) for place in places]))
-            index.add_group(number, trajectories, all_facts, at)
-    return Collected(index, blocks.finish(), vocabulary, facts, sets, last)
-
-
-def _set_names(focus: Sequence[Batch]) -> dict[tuple[Path, str, int], str]:
-    labels = [figures.batch_label(batch.phase, batch.step) for batch in focus]
-    if len(set(labels)) < len(labels):
-        labels = [f"{batch.file.stem} ({label})" for batch, label in zip(focus, labels, strict=True)]
-    return {(batch.file, batch.phase, batch.step): label for batch, label in zip(focus, labels, strict=True)}
-
-
-def find_focus(batches: Sequence[Batch]) -> list[Batch]:
-    """The first and the last evaluation; without one, the first and the last batch."""
-    subjects = [batch for batch in batches if batch.phase == "eval"] or list(batches)
-    return [subjects[0], subjects[-1]] if len(subjects) > 1 else subjects
 
 
 class Report:
@@ -317,14 +159,6 @@ def _interval(name: str, facts: Iterable[Facts]) -> list[float | None]:
     known = [(value, entry.task) for entry in facts if (value := entry.values.get(name)) is not None]
     found = mean_interval([value for value, _ in known], [task for _, task in known])
     return [None if number != number else number for number in (found.mean, found.low, found.high)]
-
-
-def _tool_use(focus: Sequence[Batch]) -> dict[str, dict[str, float]]:
-    """Calls an episode by preference and tool, of the last evaluation; empty where there were no tools."""
-    if not focus:
-        return {}
-    calls = evaluate(store.iterate(focus[-1].file)).tool_calls_by_preference
-    return calls if any(calls.values()) else {}
 
 
 def _about(source: Source) -> list[tuple[str, str]]:

@@ -50,13 +50,11 @@ def curves(metrics_rows: Iterable[Mapping[str, Any]], *paths: str | Path) -> Non
         ValueError: No row has any of these keys; says what to do.
     """
     rows = sorted((row for row in metrics_rows if "step" in row), key=lambda row: row["step"])
-    keys = dict.fromkeys(key for row in rows for key, value in row.items() if _finite(value))
-    components = [key for key in keys if key.startswith(_COMPONENT)]
-    drawn = [key for key in ("reward", "eval/reward", *components, "entropy", "kl", "grad_norm") if key in keys]
+    drawn = keys_of_curves(rows)
     if not drawn:
         raise ValueError(
-            f"{paths[0]}: there are no curves to draw: no row has a step and one of reward, reward/<name>, eval/reward, "
-            "entropy, kl or grad_norm. Train for at least one step, and hand over the rows of the run's metrics.jsonl."
+            f"{paths[0]}: there are no curves to draw: no row has a step and one of reward, reward/<name>, "
+            "eval/reward, entropy, kl or grad_norm. Train for at least one step, and hand over the rows of the run's metrics.jsonl."
         )
     from matplotlib.ticker import MaxNLocator
 
@@ -77,6 +75,13 @@ def curves(metrics_rows: Iterable[Mapping[str, Any]], *paths: str | Path) -> Non
     _save(figure, paths)
 
 
+def keys_of_curves(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of metrics that :func:`curves` draws, in its order."""
+    keys = dict.fromkeys(key for row in rows if "step" in row for key, value in row.items() if _finite(value))
+    components = [key for key in keys if key.startswith(_COMPONENT)]
+    return [key for key in ("reward", "eval/reward", *components, "entropy", "kl", "grad_norm") if key in keys]
+
+
 def tool_use(table: Mapping[str, Mapping[str, float]], *paths: str | Path) -> None:
     """Draws grouped bars: how often each tool is called in an episode, by preference.
 
@@ -91,7 +96,8 @@ def tool_use(table: Mapping[str, Mapping[str, float]], *paths: str | Path) -> No
     tools = list(dict.fromkeys(tool for calls in table.values() for tool in calls))
     if not tools:
         raise ValueError(
-            f"{paths[0]}: there is no tool use to draw: no tool was on offer or called. Evaluate an environment with tools."
+            f"{paths[0]}: there is no tool use to draw: no tool was on offer or called. "
+            "Evaluate an environment with tools."
         )
     figure = _figure(min(12.0, max(5.0, 1.6 + 0.42 * len(table) * (len(tools) + 1))), 3.6)
     axes = figure.add_subplot()
@@ -175,29 +181,26 @@ def pareto(found: Pareto, *paths: str | Path) -> None:
 
 
 def _front(axes: Axes, found: Pareto, cost: str) -> None:
-    known = [point for point in found.points if point.low[cost] is not None]
-    for x, y in ((cost, found.accuracy), (found.accuracy, cost)):
-        across = (
-            [point.values[y] for point in known],
-            [point.low[x] for point in known],
-            [point.high[x] for point in known],
-        )
-        (axes.hlines if x == cost else axes.vlines)(*across, color=_FAINT, linewidth=1, zorder=1)
-    pair = f"{found.accuracy}|{cost}"
-    front = sorted((p.values[cost], p.values[found.accuracy]) for p in found.points if p.on_front[pair])
-    rest = [(p.values[cost], p.values[found.accuracy]) for p in found.points if not p.on_front[pair]]
-    label = {"where": "post", "color": COLOURS[0], "linewidth": 1, "alpha": 0.6}
-    axes.step(*zip(*front, strict=True), **label)
-    axes.scatter(
-        *zip(*front, strict=True),
-        s=26,
-        color=COLOURS[0],
-        zorder=3,
-        label="on the front" if cost == found.costs[0] else None,
-    )
-    if rest:
-        named = "another is as good for less" if cost == found.costs[0] else None
-        axes.scatter(*zip(*rest, strict=True), s=22, facecolors="white", edgecolors="#8B9199", zorder=2, label=named)
+    """The points with their intervals, and the staircase of those that are on the front of the two."""
+    accuracy = found.accuracy
+    for point in found.points:
+        x, y = point.values[cost], point.values[accuracy]
+        ends = [(point.low[name], point.high[name]) for name in (cost, accuracy)]
+        lines = [[(end, y) for end in ends[0]], [(x, end) for end in ends[1]]]
+        for line in lines:
+            if all(None not in place for place in line):
+                axes.plot(*zip(*line, strict=True), color=_FAINT, linewidth=1, zorder=1)
+    first = cost == found.costs[0]  # each kind is named once in the figure
+    kinds = {True: ("on the front", COLOURS[0], COLOURS[0]), False: ("another is as good for less", "white", "#8B9199")}
+    for on_front, (label, face, edge) in kinds.items():
+        kept = [point for point in found.points if point.on_front[f"{accuracy}|{cost}"] == on_front]
+        places = sorted((point.values[cost], point.values[accuracy]) for point in kept)
+        if places:
+            xs, ys = zip(*places, strict=True)
+            named = label if first else None
+            axes.scatter(xs, ys, s=26, facecolors=face, edgecolors=edge, zorder=3, label=named)
+            if on_front:
+                axes.step(xs, ys, where="post", color=edge, linewidth=1, alpha=0.6)
 
 
 def _legend(figure: Figure, entries: int) -> None:

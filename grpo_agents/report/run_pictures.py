@@ -7,8 +7,8 @@ from pathlib import Path
 from grpo_agents import store
 from grpo_agents.evaluation import evaluate
 from grpo_agents.report import figures
-from grpo_agents.report.document import calls_by_preference, collect, find_focus
-from grpo_agents.report.pictures import curves, distributions, pareto, tool_use
+from grpo_agents.report.collecting import calls_by_preference, collect, find_focus
+from grpo_agents.report.pictures import curves, distributions, keys_of_curves, pareto, tool_use
 from grpo_agents.report.sources import Source, find_batches
 from grpo_agents.run_folder import RunFolder
 
@@ -55,7 +55,7 @@ def draw_report(source: Source, folder: str | Path) -> list[Path]:
     last = list(found.sets.values())[-1] if found.sets else []
     rows, calls = source.metrics(), calls_by_preference(focus)
     drawn = {}
-    if figures.panels(rows):
+    if keys_of_curves(rows):
         drawn["curves"] = lambda *paths: curves(rows, *paths)
     if histograms := figures.histograms(found.sets, found.scoring):
         drawn["distributions"] = lambda *paths: distributions(histograms, *paths)

@@ -44,9 +44,14 @@ class Watch:
         self._thread = threading.Thread(target=self._server.serve_forever, name="report", daemon=True)
 
     @property
+    def port(self) -> int:
+        """Where the server listens."""
+        return self._server.server_port
+
+    @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://127.0.0.1:{self._server.server_port}/"
+        return f"http://127.0.0.1:{self.port}/"
 
     def __enter__(self) -> Watch:
         """Builds the page and begins to serve it.
@@ -103,7 +108,7 @@ def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             # A page elsewhere may give its own name the address 127.0.0.1 to read this one (DNS rebinding); it then
             # comes with that name.
-            names = {f"{name}:{self.server.server_address[1]}" for name in ("127.0.0.1", "localhost")}
+            names = {f"{name}:{watch.port}" for name in ("127.0.0.1", "localhost")}
             if self.headers.get("Host") not in names:
                 self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"this page is for 127.0.0.1 alone")
             elif self.path.partition("?")[0] == "/":
