@@ -118,7 +118,7 @@ def left_out(batches: Sequence[Batch], chosen: Sequence[Batch]) -> str:
     total, shown = (sum(batch.size for batch in some) for some in (batches, chosen))
     if shown == total:
         return ""
-    phases = dict.fromkeys(batch.phase for batch in reversed(batches))
+    phases = dict.fromkeys(batch.phase for batch in batches)
     kinds = []
     for phase in phases:
         kept = [batch for batch in chosen if batch.phase == phase]

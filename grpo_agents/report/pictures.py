@@ -54,7 +54,8 @@ def curves(metrics_rows: Iterable[Mapping[str, Any]], *paths: str | Path) -> Non
     if not drawn:
         raise ValueError(
             f"{paths[0]}: there are no curves to draw: no row has a step and one of reward, reward/<name>, "
-            "eval/reward, entropy, kl or grad_norm. Train for at least one step, and hand over the rows of the run's metrics.jsonl."
+            "eval/reward, entropy, kl or grad_norm. Train for at least one step, and hand over the rows of the run's "
+            "metrics.jsonl."
         )
     from matplotlib.ticker import MaxNLocator
 
