@@ -18,15 +18,15 @@ import numpy as np
 from record import record
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from browser import chromium  # noqa: E402  of tests/, beside this folder
-from tiny import make_tokenizer  # noqa: E402
+from browser import chromium
+from tiny import make_tokenizer
 
-from grpo_agents import store  # noqa: E402
-from grpo_agents.report.document import write_report  # noqa: E402
-from grpo_agents.report.sources import find_source  # noqa: E402
-from grpo_agents.rewards.component import Component, RewardVector  # noqa: E402
-from grpo_agents.scoring import Scoring  # noqa: E402
-from grpo_agents.trajectory import Group, Sample, Step, ToolRun, Trajectory  # noqa: E402
+from grpo_agents import store
+from grpo_agents.report.document import write_report
+from grpo_agents.report.sources import find_source
+from grpo_agents.rewards.component import Component, RewardVector
+from grpo_agents.scoring import Scoring
+from grpo_agents.trajectory import Group, Sample, Step, ToolRun, Trajectory
 
 REPEATS = 5
 STEPS, GROUPS, SIZE = 20, 25, 8  # 4,000 rollouts of training …
@@ -161,8 +161,8 @@ def main() -> None:
                 taken = [opening(browser, page, link, ready) for _ in range(REPEATS)]
                 rows.append({"measured": name, "median": statistics.median(taken), "most": max(taken)})
             tab = browser.new_page()
-            tab.goto(page.as_uri() + "#trajectories")
-            tab.wait_for_selector("html[data-ready]")
+            tab.goto(f"{page.as_uri()}#step=0&phase=train&trajectory=0.0")
+            tab.wait_for_selector(".rollout.current")
             for name, act in (("another group, s", "n"), ("another rollout, s", "j")):
                 taken = [pressing(tab, act) for _ in range(REPEATS)]
                 rows.append({"measured": name, "median": statistics.median(taken), "most": max(taken)})
@@ -188,14 +188,13 @@ def opening(browser: Any, page: Path, link: str, ready: str) -> float:
 
 def pressing(tab: Any, key: str) -> float:
     """Seconds from a key until another rollout is shown."""
-    before = tab.evaluate("location.hash")
     tab.wait_for_timeout(100)
+    before = tab.inner_text(".rollout.current h3"), tab.inner_text(".group h2")
     began = time.perf_counter()
     tab.keyboard.press(key)
-    while tab.evaluate("location.hash") == before or not tab.query_selector(
-        f".rollout.current a[href='{tab.evaluate('location.hash')}']"
-    ):
-        pass
+    while before == (tab.inner_text(".rollout.current h3"), tab.inner_text(".group h2")):
+        if time.perf_counter() - began > 10:
+            raise RuntimeError(f"the key {key} leads nowhere from rollout {before}")
     return time.perf_counter() - began
 
 
