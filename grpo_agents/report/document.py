@@ -166,9 +166,10 @@ def _about(source: Source) -> list[tuple[str, str]]:
     if source.run is None or not source.run.config.exists():
         return []
     config = tomllib.loads(source.run.config.read_text(encoding="utf-8"))
-    keys = (("env", "id"), ("method", "name"), ("model", "path"), ("train", "steps"), ("seed", ""))
-    known = ((section, config.get(section, {}).get(key) if key else config.get(section)) for section, key in keys)
-    return [(name, str(value)) for name, value in known if value is not None]
+    keys = {"env": ("env", "id"), "method": ("method", "name"), "model": ("model", "path"), "steps": ("train", "steps")}
+    known = {name: config.get(section, {}).get(key) for name, (section, key) in keys.items()}
+    known["seed"] = config.get("seed")
+    return [(name, str(value)) for name, value in known.items() if value is not None]
 
 
 def render(

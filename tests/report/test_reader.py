@@ -3,10 +3,11 @@
 import json
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import make_run
+from made import grouped, make_run, rollout
 from playwright.sync_api import expect
 from tiny import make_tokenizer
 
@@ -326,3 +327,18 @@ def test_the_list_has_no_more_rows_than_can_be_seen(open_page, browser):
     page.evaluate("document.getElementById('list').scrollTop = 1e6")
     page.wait_for_selector("#rows li[aria-posinset='24']")
     assert page.get_attribute("#rows li >> nth=-1", "aria-setsize") == "24"
+
+
+def test_files_that_share_phase_and_step_have_links_of_their_own(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        prompt = ({"role": "user", "content": f"of {name}"},)
+        store.write(tmp_path / f"{name}.parquet", grouped([rollout(rng, 0, n, prompt=prompt) for n in range(2)]))
+    write_report(find_source(tmp_path), tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto(f"{(tmp_path / 'report.html').as_uri()}#step=-1&phase=rollout&trajectory=0.1&file=b.parquet")
+    expect(page.locator(".prompt .text")).to_have_text("of b")
+    page.keyboard.press("p")
+    expect(page.locator(".prompt .text")).to_have_text("of a")
+    assert page.evaluate("location.hash").endswith("trajectory=0.0&file=a.parquet")
+    page.close()
