@@ -20,7 +20,7 @@ Point = Mapping[str, float | None]
 
 
 def front(points: Sequence[Point], directions: Mapping[str, str]) -> list[bool]:
-    """Says of each point whether it is on the front: no other is as good in everything and better in something.
+    """Says of each point whether it is on the front: whether no other is as good in everything and better in something.
 
     Equal points do not beat each other: of duplicates all are on the front, or none.
 

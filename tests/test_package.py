@@ -73,5 +73,6 @@ def test_the_wheel_holds_environments_rewards_templates_and_types(tmp_path):
         for folder in ("envs", "rewards")
         for path in (REPOSITORY / folder).rglob("*.py")
     }
-    assert names >= modules | {"grpo_agents/py.typed", "grpo_agents/templates/environment.py.txt"}
+    page = {f"grpo_agents/report/page/{name}" for name in ("index.html", "style.css", "main.js")}
+    assert names >= modules | page | {"grpo_agents/py.typed", "grpo_agents/templates/environment.py.txt"}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"grpo_agents"}

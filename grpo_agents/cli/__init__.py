@@ -16,6 +16,7 @@ from grpo_agents.cli.errors import Commands
 from grpo_agents.cli.evaluation import evaluate_files, pareto
 from grpo_agents.cli.explaining import explain
 from grpo_agents.cli.replaying import replay
+from grpo_agents.cli.reporting import report
 from grpo_agents.cli.starting import keys, new_env, new_reward
 from grpo_agents.cli.training import reward_model, rollout, train
 from grpo_agents.cli.verification import verify
@@ -38,6 +39,7 @@ app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
 app.command(cls=Command)(pareto)
 app.command(cls=Command)(replay)
+app.command(cls=Command)(report)
 app.command(cls=Command)(explain)
 app.command(cls=Command)(cost)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: its curves over the training steps, and which tools it calls under which preference.
+"""Pictures of a run as PNG or SVG files, as their names end: curves, distributions, fronts and tool use.
 
 matplotlib is imported when a picture is drawn, and no state of it is touched: neither pyplot, nor a backend, nor the
 defaults of the process.
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from grpo_agents.report.figures import Histogram, Pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +35,7 @@ _TITLES = {
 _COMPONENT = "reward/"
 
 
-def curves(metrics_rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+def curves(metrics_rows: Iterable[Mapping[str, Any]], *paths: str | Path) -> None:
     """Draws the curves of a run: reward, evaluation, each component, entropy, KL and gradient norm, side by side.
 
     What the rows lack is left out; a value that is missing or no finite number is a gap. A long curve is drawn faintly,
@@ -42,19 +44,18 @@ def curves(metrics_rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     Args:
         metrics_rows: The rows of ``metrics.jsonl``, each with its ``step``. Components are the keys ``reward/<name>``;
             ``eval/reward_low`` and ``eval/reward_high`` draw the band of the evaluation's 95 % interval.
-        path: The PNG file; its folder is made where it does not exist.
+        paths: The files, as PNG or SVG; their folders are made where they do not exist.
 
     Raises:
         ValueError: No row has any of these keys; says what to do.
     """
     rows = sorted((row for row in metrics_rows if "step" in row), key=lambda row: row["step"])
-    keys = dict.fromkeys(key for row in rows for key, value in row.items() if _finite(value))
-    components = [key for key in keys if key.startswith(_COMPONENT)]
-    drawn = [key for key in ("reward", "eval/reward", *components, "entropy", "kl", "grad_norm") if key in keys]
+    drawn = keys_of_curves(rows)
     if not drawn:
         raise ValueError(
-            f"{path}: there are no curves to draw: no row has a step and one of reward, reward/<name>, eval/reward, "
-            "entropy, kl or grad_norm. Train for at least one step, and hand over the rows of the run's metrics.jsonl."
+            f"{paths[0]}: there are no curves to draw: no row has a step and one of reward, reward/<name>, "
+            "eval/reward, entropy, kl or grad_norm. Train for at least one step, and hand over the rows of the run's "
+            "metrics.jsonl."
         )
     from matplotlib.ticker import MaxNLocator
 
@@ -72,16 +73,23 @@ def curves(metrics_rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         if place + columns >= len(drawn):
             axes.set_xlabel("training step", color=_INK, fontsize=9)
-    _save(figure, path)
+    _save(figure, paths)
 
 
-def tool_use(table: Mapping[str, Mapping[str, float]], path: str | Path) -> None:
+def keys_of_curves(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of metrics that :func:`curves` draws, in its order."""
+    keys = dict.fromkeys(key for row in rows if "step" in row for key, value in row.items() if _finite(value))
+    components = [key for key in keys if key.startswith(_COMPONENT)]
+    return [key for key in ("reward", "eval/reward", *components, "entropy", "kl", "grad_norm") if key in keys]
+
+
+def tool_use(table: Mapping[str, Mapping[str, float]], *paths: str | Path) -> None:
     """Draws grouped bars: how often each tool is called in an episode, by preference.
 
     Args:
         table: Calls an episode, by preference group and tool, as
             :attr:`grpo_agents.evaluation.Summary.tool_calls_by_preference`.
-        path: The PNG file; its folder is made where it does not exist.
+        paths: As for :func:`curves`.
 
     Raises:
         ValueError: No tool in any group; says what to do.
@@ -89,7 +97,8 @@ def tool_use(table: Mapping[str, Mapping[str, float]], path: str | Path) -> None
     tools = list(dict.fromkeys(tool for calls in table.values() for tool in calls))
     if not tools:
         raise ValueError(
-            f"{path}: there is no tool use to draw: no tool was on offer or called. Evaluate an environment with tools."
+            f"{paths[0]}: there is no tool use to draw: no tool was on offer or called. "
+            "Evaluate an environment with tools."
         )
     figure = _figure(min(12.0, max(5.0, 1.6 + 0.42 * len(table) * (len(tools) + 1))), 3.6)
     axes = figure.add_subplot()
@@ -105,10 +114,103 @@ def tool_use(table: Mapping[str, Mapping[str, float]], path: str | Path) -> None
     axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.5, len(table) - 0.5)
-    axes.set_xticks(range(len(table)), list(table))
+    axes.set_xticks(range(len(table)), list(table), parse_math=False)
     axes.tick_params(axis="x", length=0)
-    figure.legend(loc="outside lower center", ncols=min(len(tools), 5), frameon=False, fontsize=8.5, labelcolor=_INK)
-    _save(figure, path)
+    _legend(figure, len(tools))
+    _save(figure, paths)
+
+
+def distributions(histograms: Sequence[Histogram], *paths: str | Path) -> None:
+    """Draws how values are distributed, a chart each, with the sets of trajectories side by side.
+
+    Args:
+        histograms: As :func:`grpo_agents.report.figures.histograms` gives them.
+        paths: As for :func:`curves`.
+
+    Raises:
+        ValueError: There are none; says what to do.
+    """
+    if not histograms:
+        raise ValueError(f"{paths[0]}: there is nothing to count: name a run or files with trajectories.")
+    columns = min(3, len(histograms))
+    lines = math.ceil(len(histograms) / columns)
+    figure = _figure(max(4.2, 3.6 * columns), 2.5 * lines + 0.3)
+    for place, histogram in enumerate(histograms):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        _frame(axes, histogram.name, "share of episodes")
+        _bars(axes, histogram, first=place == 0)
+        axes.set_xlabel(histogram.unit, color=_INK, fontsize=9, parse_math=False)
+    _legend(figure, len(histograms[0].shares))
+    _save(figure, paths)
+
+
+def _bars(axes: Axes, histogram: Histogram, *, first: bool) -> None:
+    """The bars of each set beside each other; named once in the figure."""
+    colours = ("#8B9199", COLOURS[1]) if len(histogram.shares) > 1 else (COLOURS[1],)
+    width = 0.84 / len(histogram.shares)
+    for place, (name, shares) in enumerate(histogram.shares.items()):
+        left = [bar + (place - (len(histogram.shares) - 1) / 2) * width for bar in range(len(shares))]
+        axes.bar(left, shares, width, color=colours[place % len(colours)], label=name if first else None)
+    if histogram.edges:
+        every = max(1, len(histogram.edges) // 5)
+        named = range(0, len(histogram.edges), every)
+        axes.set_xticks([place - 0.5 for place in named], [f"{histogram.edges[place]:.3g}" for place in named])
+    else:
+        axes.set_xticks(range(len(histogram.labels)), [f"{value:.3g}" for value in histogram.labels])
+
+
+def pareto(found: Pareto, *paths: str | Path) -> None:
+    """Draws accuracy against each cost: a point a preference, with 95 % intervals, and the front of the pair.
+
+    Args:
+        found: As :func:`grpo_agents.report.figures.pareto` gives it.
+        paths: As for :func:`curves`.
+
+    Raises:
+        ValueError: There is nothing to draw; says why.
+    """
+    if found.why_not:
+        raise ValueError(f"{paths[0]}: there is no front to draw: {found.why_not}.")
+    figure = _figure(4.8 * len(found.costs), 3.8)
+    for place, cost in enumerate(found.costs):
+        axes = figure.add_subplot(1, len(found.costs), place + 1)
+        _frame(axes, f"{found.accuracy} against {cost}", found.accuracy)
+        axes.set_xlabel(f"{cost}, {found.units[cost]}", color=_INK, fontsize=9, parse_math=False)
+        _front(axes, found, cost)
+    _legend(figure, 3)
+    _save(figure, paths)
+
+
+def _front(axes: Axes, found: Pareto, cost: str) -> None:
+    """The points with their intervals, and the staircase of those that are on the front of the two."""
+    accuracy = found.accuracy
+    for point in found.points:
+        x, y = point.values[cost], point.values[accuracy]
+        ends = [(point.low[name], point.high[name]) for name in (cost, accuracy)]
+        lines = [[(end, y) for end in ends[0]], [(x, end) for end in ends[1]]]
+        for line in lines:
+            if all(None not in place for place in line):
+                axes.plot(*zip(*line, strict=True), color=_FAINT, linewidth=1, zorder=1)
+    first = cost == found.costs[0]  # each kind is named once in the figure
+    kinds = {True: ("on the front", COLOURS[0], COLOURS[0]), False: ("another is as good for less", "white", "#8B9199")}
+    for on_front, (label, face, edge) in kinds.items():
+        kept = [point for point in found.points if point.on_front[f"{accuracy}|{cost}"] == on_front]
+        places = sorted((point.values[cost], point.values[accuracy]) for point in kept)
+        if places:
+            xs, ys = zip(*places, strict=True)
+            named = label if first else None
+            axes.scatter(xs, ys, s=26, facecolors=face, edgecolors=edge, zorder=3, label=named)
+            if on_front:
+                axes.step(xs, ys, where="post", color=edge, linewidth=1, alpha=0.6)
+
+
+def _legend(figure: Figure, entries: int) -> None:
+    """Below everything; its texts are names, and no formulae."""
+    legend = figure.legend(
+        loc="outside lower center", ncols=min(entries, 5), frameon=False, fontsize=8.5, labelcolor=_INK
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -120,8 +222,10 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _frame(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_INK)
-    axes.set_ylabel(unit, color=_INK, fontsize=9)
+    axes.set_title(
+        title, loc="left", fontsize=10, fontweight="bold", color=_INK, parse_math=False
+    )  # names may have a $
+    axes.set_ylabel(unit, color=_INK, fontsize=9, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_INK)
     axes.tick_params(colors=_INK, labelsize=8.5)
@@ -164,8 +268,13 @@ def _finite(value: Any) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _save(figure: Figure, paths: Sequence[str | Path]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
+    for path in map(Path, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".svg":
+            FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
+        else:
+            FigureCanvasAgg(figure).print_png(str(path))

@@ -1,12 +1,14 @@
 import struct
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 
-from grpo_agents.report.pictures import curves, tool_use
+from grpo_agents.report.figures import Histogram, Pareto, ParetoPoint
+from grpo_agents.report.pictures import curves, distributions, pareto, tool_use
 
 
 def size_of_png(path):
@@ -78,6 +80,53 @@ def test_nothing_to_draw_is_an_error_with_a_remedy(empty, tmp_path):
 def test_no_tools_is_an_error_with_a_remedy(empty, tmp_path):
     with pytest.raises(ValueError, match=r"tools\.png: there is no tool use.*environment with tools"):
         tool_use(empty, tmp_path / "tools.png")
+
+
+FORMULA = "$\\frac{"  # no mathematics, though matplotlib would take it for such
+
+
+def histogram(name, bars, *, edges=False):
+    shares = {"first": [1 / bars] * bars, FORMULA: [0.0] * bars}
+    places = [float(place) for place in range(bars + edges)]
+    return Histogram(name, "words", places if edges else [], [] if edges else places, shares, {}, {})
+
+
+def front(costs, points=4):
+    names = ["right", *costs]
+    pairs = {"": True, **{f"right|{cost}": True for cost in costs}}
+    made = []
+    for place in range(points):
+        values = dict.fromkeys(names, place / 7)
+        ends = {name: None if place == 2 else value for name, value in values.items()}
+        made.append(ParetoPoint(f"{place}", 3, values, ends, ends, {**pairs, f"right|{costs[0]}": place % 2 == 0}))
+    return Pareto("right", costs, dict.fromkeys(names, FORMULA), made)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda *paths: distributions([histogram("words", 3), histogram(FORMULA, 24, edges=True)], *paths),
+        lambda *paths: distributions([histogram(f"component {n}", 2) for n in range(7)], *paths),
+        lambda *paths: pareto(front(["cost"]), *paths),
+        lambda *paths: pareto(front(["cost", FORMULA], points=1), *paths),
+        lambda *paths: tool_use({FORMULA: {FORMULA: 1.0}}, *paths),
+        lambda *paths: curves([{"step": 1, f"reward/{FORMULA}": 1.0}], *paths),
+    ],
+)
+def test_a_picture_is_png_or_svg_as_its_name_ends(draw, tmp_path):
+    draw(tmp_path / "a.png", tmp_path / "deeper" / "a.svg")
+    assert min(size_of_png(tmp_path / "a.png")) >= 350
+    root = ET.parse(tmp_path / "deeper" / "a.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(root.findall(".//{http://www.w3.org/2000/svg}path")) > 10
+
+
+def test_no_distribution_and_no_front_are_errors_with_a_reason(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.svg: there is nothing to count"):
+        distributions([], tmp_path / "a.svg")
+    with pytest.raises(ValueError, match=r"a\.svg: there is no front to draw: nothing was paid\."):
+        pareto(Pareto("", [], {}, [], why_not="nothing was paid"), tmp_path / "a.svg")
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_state_is_left_behind(tmp_path):
