@@ -59,6 +59,7 @@ class Program:
         preload: Modules imported before any worker is forked.
         path: Where modules are found, after the interpreter's own folders.
         memory: Bytes of address space that a worker may take beyond what it is forked with.
+        cpu: Seconds of processor time that a request may take; 0 for any.
         most: Bytes that a reply may have.
         folder: An empty folder, in which each worker gets one of its own to start in.
     """
@@ -70,6 +71,7 @@ class Program:
     preload: tuple[str, ...]
     path: tuple[str, ...]
     memory: int
+    cpu: float
     most: int
     folder: str
 
@@ -217,11 +219,14 @@ def serve(channel: socket.socket, target: Callable[[Any], Any], setup: Callable[
         send(channel, b'{"value": null}')  # it is ready
         while (request := receive(channel)) is not None:
             try:
+                signal.setitimer(signal.ITIMER_PROF, program.cpu)  # which kills, also in the middle of C code
                 reply = json.dumps({"value": target(json.loads(request))}).encode()
                 if len(reply) > program.most:
                     raise ValueError(f"the reply has {len(reply)} bytes; {program.most} are allowed")
             except (Exception, SystemExit) as error:  # for the caller; the worker goes on
                 reply = describe(error)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
             send(channel, reply)
         os._exit(0)
     finally:

@@ -86,6 +86,7 @@ class WorkerPool:
         target: ``module:function``; the function takes a request and returns a reply.
         workers: How many calls may run at once; more of them wait their turn.
         memory: Bytes of address space that a worker may take beyond what it starts with (Linux only).
+        cpu: Seconds of processor time that a call may take, which are the same on a busy machine; 0 for any.
         preload: Modules that are imported once, for all workers.
         setup: A function of the target's module that each worker calls before it serves; empty for none.
         reply_bytes: A longer reply is refused.
@@ -100,6 +101,7 @@ class WorkerPool:
         *,
         workers: int = 2,
         memory: int = 256 << 20,
+        cpu: float = 0.0,
         preload: Sequence[str] = (),
         setup: str = "",
         reply_bytes: int = 1 << 20,
@@ -112,7 +114,7 @@ class WorkerPool:
             raise ValueError(f"{target!r} is no `module:function` that another process could import")
         above = [module[:end] for end, letter in enumerate(module) if letter == "."]
         packages = {name: list(sys.modules[name].__path__) for name in above}
-        self._program = Program(module, packages, function, setup, tuple(preload), (), memory, reply_bytes, "")
+        self._program = Program(module, packages, function, setup, tuple(preload), (), memory, cpu, reply_bytes, "")
         self._count = workers
         self._begin()
         _pools.add(self)
@@ -255,14 +257,14 @@ class Worker:
                 self._channel.settimeout(max(deadline - time.monotonic(), 1e-6))
                 part = self._channel.recv(min(missing, 1 << 16))
                 if not part:
-                    raise WorkerDied(_obituary(reply))
+                    raise _ended(reply)
                 reply += part
         except TimeoutError:
             raise WorkerTimeout(f"no reply within {timeout:g} s") from None
         except OSError as error:
             raise WorkerDied(f"the worker cannot be reached: {error}") from None
         if HEADER.unpack_from(reply) == (DEAD,):
-            raise WorkerDied(_obituary(reply))
+            raise _ended(reply)
         return _read(reply[HEADER.size :])
 
     def _missing(self, reply: bytearray) -> int:
@@ -363,6 +365,13 @@ def _read(text: bytearray) -> Any:
         case {"error": [str(name), str(message)]}:
             raise WorkerError(name, message)
     raise WorkerDied("the worker's reply cannot be read")
+
+
+def _ended(last: bytearray) -> WorkerFailure:
+    """The end of a worker that has hung up: of processor time, or of something else."""
+    if len(last) >= DEATH.size and DEATH.unpack(last[-DEATH.size :]) == (DEAD, -signal.SIGPROF):
+        return WorkerTimeout("no reply within the processor time that it may take")
+    return WorkerDied(_obituary(last))
 
 
 def _obituary(last: bytearray) -> str:

@@ -148,6 +148,17 @@ def test_a_late_worker_is_killed_with_all_that_it_started(pool, tmp_path):
     assert pool.call(PID, 5.0) != pid
 
 
+def test_processor_time_is_what_a_call_computes_and_not_how_long_it_waits(temporary):
+    pool = WorkerPool("worker_target:run", workers=1, cpu=0.3)
+    assert pool.call("time.sleep(0.6); reply = 1", 10.0) == 1
+    with pytest.raises(WorkerTimeout, match="no reply within the processor time"):
+        pool.call("import re; re.match('(a*)*b', 'a' * 100)", 60.0)  # in C, where no handler of Python's would run
+    for _ in range(3):  # each has as much, also after one that raised
+        with pytest.raises(WorkerError):
+            pool.call("start = time.process_time()\nwhile time.process_time() - start < 0.2: pass\nraise KeyError", 10.0)
+    pool.close()
+
+
 @linux
 def test_a_daemon_ends_with_the_pool(pool):
     code = """

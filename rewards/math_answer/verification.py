@@ -29,7 +29,10 @@ MAX_TEXT = 1_000_000
 """Characters of what an answer is looked for in."""
 
 PROOF_SECONDS = 0.4
-"""What sympy may take for one pair."""
+"""Processor time that sympy may take for one pair, so that no verdict depends on what else a machine does."""
+
+PROOF_PATIENCE = 10.0
+"""Seconds after which one is given up that does not even get that."""
 
 PROOF_BYTES = 96 << 20
 """Memory that it may take beyond what it starts with."""
@@ -146,6 +149,7 @@ def _pool() -> WorkerPool:
         "grpo_agents.rewards.math_answer.symbolic:decide",
         workers=8,
         memory=PROOF_BYTES,
+        cpu=PROOF_SECONDS,
         preload=("sympy",),
     )
 
@@ -155,7 +159,7 @@ def _prove(left: Expr, right: Expr) -> bool | None:
     request = {"left": _plain(left), "right": _plain(right)}
     for attempt in (1, 2):
         try:
-            return _pool().call(request, PROOF_SECONDS)
+            return _pool().call(request, PROOF_PATIENCE)
         except (WorkerTimeout, WorkerError):  # it takes too long or too much, or is beyond sympy
             break
         except WorkerDied as error:  # killed from outside, perhaps
