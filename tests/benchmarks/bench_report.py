@@ -84,6 +84,8 @@ def group(rng: np.random.Generator, number: int, size: int, vocabulary: list[str
     """The rollouts of a task: several turns, of which all but the last call a tool."""
     preference = dict(zip(SCORING.vector.names, (rng.multinomial(10, (0.5, 0.3, 0.2)) / 10).tolist(), strict=True))
     task = {"id": f"task {number}", "question": words(rng, vocabulary, 40)}
+    system = {"role": "system", "content": words(rng, vocabulary, 80)}
+    prompt = (system, {"role": "user", "content": task["question"]})
     for index in range(size):
         steps, length = [], 60
         for turn in range(TURNS):
@@ -120,10 +122,7 @@ def group(rng: np.random.Generator, number: int, size: int, vocabulary: list[str
             env="bench",
             task=task,
             preference=preference,
-            prompt=(
-                {"role": "system", "content": words(rng, vocabulary, 80)},
-                {"role": "user", "content": task["question"]},
-            ),
+            prompt=prompt,
             tools=[{"type": "function", "function": {"name": name}} for name in TOOLS],
             steps=steps,
             samples=[Sample(rng.integers(0, ids, length).astype(np.int32), mask, logprobs)],

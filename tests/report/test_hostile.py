@@ -19,12 +19,9 @@ from grpo_agents.scoring import Scoring
 
 pytestmark = pytest.mark.browser
 EVIL = (
-    "<script>window.owned = 1</script>",
-    "</script><script>window.owned = 2</script>",
-    '<img src=x onerror="window.owned = 3">',
-    '"><svg onload="window.owned = 4">',
-    "javascript:window.owned=5",
-    "<!--<script>window.owned = 6",
+    "<script>window.owned = 1</script></script><script>window.owned = 2</script><!--<script>window.owned = 3",
+    '<img src=x onerror="window.owned = 4">"><svg onload="window.owned = 5">',
+    "javascript:window.owned=6",
     "[a](javascript:alert(7)) {{7*7}} ${alert(8)} \u2028window.owned = 8\u2029",
     "__proto__",
     "constructor",

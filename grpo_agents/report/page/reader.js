@@ -44,8 +44,15 @@ function mark() {
   at("reader").querySelectorAll(".rollout").forEach((column, which) => {
     column.classList.toggle("current", which === place);
     column.setAttribute("aria-current", which === place);
-    if (which === place) column.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (which === place) bring(column);
   });
+}
+
+// Sideways only: what stands above the rollouts stays where it is.
+function bring(column) {
+  const side = column.parentElement;
+  const left = column.offsetLeft - side.offsetLeft;
+  if (left < side.scrollLeft || left + column.offsetWidth > side.scrollLeft + side.clientWidth) side.scrollLeft = left;
 }
 
 function paint() {
