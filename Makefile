@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-sandbox clean
+.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-sandbox bench-report clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,12 +31,16 @@ demo-table: $(READY) ## rebuild those tables from the results of each run
 .venv/.vllm: $(READY)
 	$(BIN)/python tests/setup_vllm.py
 
+# The same for the browser that the tests of the report's page look at it with.
+.venv/.browser: $(READY)
+	$(BIN)/python tests/setup_browser.py
+
 # On all cores, but those with vLLM, which computes on all of them itself, one after the other.
-test: .venv/.vllm ## run the tests, without the slow ones
+test: .venv/.vllm .venv/.browser ## run the tests, without the slow ones
 	$(BIN)/python -m pytest -m 'not slow and not vllm' --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest -m 'not slow and vllm'
 
-test-all: .venv/.vllm ## run all tests
+test-all: .venv/.vllm .venv/.browser ## run all tests
 	$(BIN)/python -m pytest
 
 coverage: $(READY) ## run the tests and show the lines that none of them reaches
@@ -66,6 +70,9 @@ bench-learner: .venv/.peers ## a step of the learner beside TRL's, and beside wh
 
 bench-sandbox: $(READY) ## measure snippets of Python; writes runs/bench/sandbox.json
 	$(BIN)/python tests/benchmarks/bench_sandbox.py
+
+bench-report: .venv/.browser ## the page of 5,000 trajectories: writing it, and until it can be used in Chromium
+	$(BIN)/python tests/benchmarks/bench_report.py
 
 clean: ## remove .venv, builds and caches; runs stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage .hypothesis

@@ -167,9 +167,10 @@ class Collected:
         lengths, entries = _lists(column)
         episodes = np.repeat(np.arange(self.count, self.count + len(lengths)), lengths)
         codes, names = _encoded(_field(entries, "name"))
-        values = _numbers(_field(entries, "value"), np.float64)
+        given = _field(entries, "value")
+        values = _numbers(given, np.float64)
         reasons = _field(entries, "missing")
-        infinite = np.isinf(values)
+        infinite = ~np.isfinite(values) & given.is_valid().to_numpy(zero_copy_only=False)
         for place in np.flatnonzero(infinite):
             self._missing[names[codes[place]]].append(
                 (int(episodes[place]), self._code("missing", f"stored as {values[place]}, which is no finite number"))

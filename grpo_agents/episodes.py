@@ -28,7 +28,7 @@ BATCH = 4096
 SHOWN = 5
 """How many rows a message names."""
 
-_BY = ("preference", "step", "env", "file", "phase")
+_BY = ("preference", "run", "step", "env", "file", "phase")
 
 
 @dataclass(slots=True)
@@ -161,14 +161,21 @@ class Episodes:
         """Masks of the episodes that agree in something, (episodes,) each, by what it is.
 
         Args:
-            by: ``preference``, ``step``, ``env``, ``file``, ``phase``, or a key of the tasks.
+            by: ``preference``, ``run``, ``step``, ``env``, ``file``, ``phase``, or a key of the tasks; several with
+                commas between them.
 
         Raises:
             ValueError: No task has this key; names the nearest.
         """
-        labels = self._labels(by)
-        order = sorted(range(len(labels.values)), key=lambda code: _rank(labels.values[code]))
-        masks = {str(labels.values[code]): labels.codes == code for code in order}
+        masks = {"": np.ones(len(self), bool)}
+        for key in by.split(","):
+            labels = self._labels(key.strip())
+            order = sorted(range(len(labels.values)), key=lambda code: _rank(labels.values[code]))
+            masks = {
+                ", ".join(filter(None, [before, str(labels.values[code])])): mask & (labels.codes == code)
+                for before, mask in masks.items()
+                for code in order
+            }
         return {label: mask for label, mask in masks.items() if mask.any()}
 
     def _labels(self, by: str) -> Coded:
@@ -177,6 +184,8 @@ class Episodes:
             return Coded(codes.astype(np.int32), steps.tolist())
         if by in ("file", "phase"):
             return getattr(self, by)
+        if by == "run":
+            return _merged(self.file.codes, [_run_of(Path(file)) for file in self.file.values])
         if by == "preference":
             said = [", ".join(f"{name} {weight:.3g}" for name, weight in pairs) for pairs in self.preference.values]
             return _merged(self.preference.codes, [text or "none" for text in said])
@@ -225,6 +234,11 @@ def _merged(codes: np.ndarray, labels: list[str]) -> Coded:
     """A column by what its values are called."""
     book = {label: code for code, label in enumerate(dict.fromkeys(labels))}
     return Coded(np.array([book[label] for label in labels] + [NONE], np.int32)[codes], list(book))
+
+
+def _run_of(file: Path) -> str:
+    """The run that a file belongs to; one that is of no run stands for itself."""
+    return str(file.parents[1] if file.parent.name == "trajectories" else file)
 
 
 def _plain(value: Any) -> Any:

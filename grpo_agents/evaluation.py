@@ -19,11 +19,9 @@ from grpo_agents.episode_columns import Coded, task_key
 from grpo_agents.episodes import Episodes
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import (
-    Difference,
     Interval,
     majority_at_k,
     mean_interval,
-    paired_difference,
     pass_at_k,
     pass_hat_k,
     ratio_interval,
@@ -31,11 +29,6 @@ from grpo_agents.statistics import (
 from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, between, drawn, number, plain, with_interval
 from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
-
-__all__ = [
-    "Difference", "Interval", "Measure", "Summary", "by_task", "evaluate", "mean_interval", "paired_difference",
-    "pass_at_k", "task_key",
-]  # fmt: skip
 
 Best = Callable[[Task, Mapping[str, float]], float | None]
 """The best scalar reward that can be expected of a task under a preference; None where it is not known."""
@@ -220,6 +213,8 @@ class Summary:
         return rows + [_measure_row(name, measure) for name, measure in self.components.items()]
 
     def _drawn_rows(self) -> list[list[str]]:
+        if len(self.draws) < 2:  # of one rollout each it is the component's mean
+            return []
         return [
             [f"k = {k}", with_interval(drawn.any), with_interval(drawn.all), with_interval(drawn.majority),
              str(drawn.any.count)]
@@ -263,12 +258,19 @@ def best_of(
 ) -> Best:
     """The best scalar reward that can be expected, of what :meth:`AgentEnv.expected_rewards` says of each choice.
 
-    Right for a gate that does not depend on what a choice costs, as where its costs are the same every time.
+    Right for a gate that is 0 or 1, and does not depend on the other rewards that a choice brings: where it costs the
+    same every time.
     """
 
+    def worth(rewards: Mapping[str, float], preference: Mapping[str, float]) -> float | None:
+        if gate is None or gate not in rewards:
+            return utility(rewards, preference, vector, maxima, gate)
+        passed = utility({**rewards, gate: 1.0}, preference, vector, maxima, gate)
+        return None if passed is None else rewards[gate] * passed
+
     def best(task: Task, preference: Mapping[str, float]) -> float | None:
-        worths = [utility(rewards, preference, vector, maxima, gate) for rewards in expected(task).values()]
-        return max((worth for worth in worths if worth is not None), default=None)
+        worths = [worth(rewards, preference) for rewards in expected(task).values()]
+        return max((known for known in worths if known is not None), default=None)
 
     return best
 

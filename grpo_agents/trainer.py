@@ -24,7 +24,7 @@ from grpo_agents.config import Config, load_config
 from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
 from grpo_agents.engines.weights import Weights
-from grpo_agents.evaluation import task_key
+from grpo_agents.episode_columns import task_key
 from grpo_agents.learner import ranks
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import chromium, find_chromium
 from tiny import DEMO, make_model, make_tokenizer, save_start
 
 from grpo_agents.config import load_config
@@ -22,18 +23,38 @@ def no_vllm():
     return ""
 
 
+def no_browser():
+    """Why there is no Chromium for tests here, or an empty string."""
+    try:
+        find_chromium()
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+MARKERS = {"vllm": no_vllm, "browser": no_browser}
+
+
 def pytest_runtest_setup(item):
-    """Tests marked `vllm` are skipped where it is missing, or fail where GRPO_AGENTS_REQUIRE_VLLM is set."""
-    if item.get_closest_marker("vllm") and (why := no_vllm()):
-        if os.environ.get("GRPO_AGENTS_REQUIRE_VLLM") == "1":
-            pytest.fail(why, pytrace=False)
-        pytest.skip(why)
+    """Tests marked `vllm` or `browser` are skipped where it is missing, or fail where GRPO_AGENTS_REQUIRE_… is set."""
+    for marker, why_not in MARKERS.items():
+        if item.get_closest_marker(marker) and (why := why_not()):
+            if os.environ.get(f"GRPO_AGENTS_REQUIRE_{marker.upper()}") == "1":
+                pytest.fail(why, pytrace=False)
+            pytest.skip(why)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Models this small lose time on more; and sums are then in one order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; for a module only, since while there is one the thread has an event loop running."""
+    with chromium() as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

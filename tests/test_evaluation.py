@@ -1,22 +1,23 @@
 import io
 import json
-import math
 import subprocess
 import sys
-from itertools import combinations
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from rich.console import Console
 
 from grpo_agents import evaluation
+from grpo_agents.envs.orchestra import OrchestraEnv, generate
+from grpo_agents.episode_columns import task_key
+from grpo_agents.rewards import BUILT_IN
 from grpo_agents.rewards.component import component, from_environment
 from grpo_agents.trajectory import Step, ToolRun, Trajectory
 
 OUTCOME = from_environment("outcome")
+COSTS = [BUILT_IN["cost"], BUILT_IN["latency"]]
 
 
 @component(direction="min", unit="dollars", worst=None)
@@ -37,119 +38,17 @@ def episode(task, outcome=1.0, spent=0.0, tools=(), **fields):
     return Trajectory(env="e", task={"id": task}, rewards=rewards, steps=steps, **fields)
 
 
-class TestMeanInterval:
-    def test_without_clusters_it_is_the_t_interval(self):
-        values = np.random.default_rng(0).normal(size=13)
-        interval = evaluation.mean_interval(values, level=0.9)
-        low, high = scipy.stats.t.interval(0.9, 12, loc=values.mean(), scale=scipy.stats.sem(values))
-        np.testing.assert_allclose([interval.mean, interval.low, interval.high], [values.mean(), low, high])
-        assert (interval.count, interval.clusters) == (13, 13)
-
-    def test_clusters_from_the_sandwich_definition(self):
-        """(X'X)⁻¹ (Σ_g X_g' e_g e_g' X_g) (X'X)⁻¹ · G/(G−1) for the regression on a constant, as matrices."""
-        rng = np.random.default_rng(1)
-        sizes = [1, 4, 2, 7, 3]
-        labels = np.repeat(np.arange(5), sizes)
-        values = rng.normal(size=5)[labels] + rng.normal(size=17)
-        x = np.ones((17, 1))
-        bread = np.linalg.inv(x.T @ x)
-        residuals = values - values.mean()
-        meat = sum(
-            x[labels == g].T @ np.outer(residuals[labels == g], residuals[labels == g]) @ x[labels == g]
-            for g in range(5)
-        )
-        error = math.sqrt((5 / 4 * bread @ meat @ bread).item())
-        half = scipy.stats.t.ppf(0.975, 4) * error
-        interval = evaluation.mean_interval(values, [f"task {label}" for label in labels])
-        np.testing.assert_allclose([interval.low, interval.high], [values.mean() - half, values.mean() + half])
-
-    def test_equal_clusters_are_the_t_interval_of_their_means(self):
-        values = np.random.default_rng(2).normal(size=(6, 8))
-        clustered = evaluation.mean_interval(values.ravel(), np.repeat(np.arange(6), 8))
-        of_means = evaluation.mean_interval(values.mean(1))
-        np.testing.assert_allclose([clustered.low, clustered.high], [of_means.low, of_means.high])
-
-    def test_it_covers_the_truth_where_the_plain_interval_does_not(self):
-        rng = np.random.default_rng(3)
-        clusters = np.repeat(np.arange(20), 8)
-        covered = np.zeros(2)
-        for _ in range(400):
-            values = rng.normal(size=20)[clusters] + rng.normal(size=160)
-            for which, labels in enumerate((clusters, None)):
-                interval = evaluation.mean_interval(values, labels)
-                covered[which] += interval.low <= 0.0 <= interval.high
-        assert 0.91 <= covered[0] / 400 <= 0.98
-        assert covered[1] / 400 < 0.8
-
-    def test_what_cannot_be_said_is_nan(self):
-        one = evaluation.mean_interval([1.0, 0.0], ["a", "a"])
-        assert (one.mean, one.clusters) == (0.5, 1)
-        assert math.isnan(one.low)
-        assert math.isnan(one.high)
-        assert math.isnan(evaluation.mean_interval([]).mean)
-
-    def test_broken_input(self):
-        with pytest.raises(ValueError, match="missing values apart"):
-            evaluation.mean_interval([1.0, math.nan])
-        with pytest.raises(ValueError, match="2 values have 1 clusters"):
-            evaluation.mean_interval([1.0, 2.0], ["a"])
-
-
-class TestPairedDifference:
-    def test_against_scipy(self):
-        rng = np.random.default_rng(4)
-        a = {task: rng.normal(0.4) for task in range(12)}
-        b = {task: rng.normal() for task in range(2, 15)}
-        shared = range(2, 12)
-        expected = scipy.stats.ttest_1samp([a[task] - b[task] for task in shared], 0.0)
-        difference = evaluation.paired_difference(a, b)
-        bounds = expected.confidence_interval(0.95)
-        interval = difference.interval
-        np.testing.assert_allclose(
-            [interval.mean, interval.low, interval.high, difference.p_value],
-            [np.mean([a[task] - b[task] for task in shared]), bounds.low, bounds.high, expected.pvalue],
-        )
-        assert (interval.count, difference.unpaired) == (10, 5)
-        reverse = evaluation.paired_difference(b, a)
-        assert reverse.interval.mean == pytest.approx(-interval.mean)
-        assert reverse.p_value == pytest.approx(difference.p_value)
-
-    def test_the_better_side_comes_out_above_zero(self):
-        assert evaluation.paired_difference({1: 1.0, 2: 0.8}, {1: 0.5, 2: 0.1}).interval.mean == pytest.approx(0.6)
-
-    def test_without_spread_there_is_no_p_value(self):
-        assert math.isnan(evaluation.paired_difference({1: 0.3, 2: 0.3}, {1: 0.1, 2: 0.1}).p_value)
-        assert math.isnan(evaluation.paired_difference({1: 1.0}, {1: 0.0}).p_value)
-
-    def test_no_shared_task(self):
-        with pytest.raises(ValueError, match="share no task"):
-            evaluation.paired_difference({1: 1.0}, {2: 1.0})
-
-    def test_by_task_averages_rollouts_and_leaves_missing_ones_out(self):
-        rollouts = [episode("a", 1.0), episode("a", 0.0), episode("a", None), episode("b", None)]
-        means = evaluation.by_task(rollouts, lambda trajectory: trajectory.rewards["outcome"])
-        assert means == {("e", '"a"'): 0.5}
+def test_by_task_averages_rollouts_and_leaves_missing_ones_out():
+    rollouts = [episode("a", 1.0), episode("a", 0.0), episode("a", None), episode("b", None)]
+    means = evaluation.by_task(rollouts, lambda trajectory: trajectory.rewards["outcome"])
+    assert means == {("e", '"a"'): 0.5}
 
 
 def test_tasks_are_told_apart_by_id_or_content():
-    key = evaluation.task_key
+    key = task_key
     assert key("e", {"id": 1, "x": 1}) == key("e", {"id": 1, "x": 2})
     assert key("e", {"a": 1, "b": 2}) == key("e", {"b": 2, "a": 1})
     assert len({key("e", {"id": 1}), key("f", {"id": 1}), key("e", {"id": "1"}), key("e", {"q": 1})}) == 4
-
-
-class TestPassAtK:
-    @settings(deadline=None)
-    @given(n=st.integers(1, 8), data=st.data())
-    def test_against_enumeration(self, n, data):
-        c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
-        draws = list(combinations([place < c for place in range(n)], k))
-        assert evaluation.pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
-
-    @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 5), (4, 1, 0), (4, 5, 1), (4, -1, 1)])
-    def test_broken_input(self, n, c, k):
-        with pytest.raises(ValueError, match=f"pass@{k} of {n} rollouts"):
-            evaluation.pass_at_k(n, c, k)
 
 
 class TestEvaluate:
@@ -252,3 +151,98 @@ def test_it_loads_neither_torch_nor_an_engine():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class TestWhatRolloutsComeTo:
+    def test_pass_rates_and_majorities_by_hand(self):
+        """Task a: 4, 4, 5, boxed; right is 4. Task b: always wrong. Task c was played once."""
+        said = {"a": [(r"\boxed{4}", 1.0), ("4", 1.0), ("5", 0.0), ("6", 0.0)], "b": [("1", 0.0)] * 4, "c": [("", 1.0)]}
+        rollouts = [answered(task, text, outcome) for task, texts in said.items() for text, outcome in texts]
+        rollouts.append(answered("c", "?", None))  # says nothing of c
+        draws = evaluation.evaluate(rollouts).draws
+        assert list(draws) == [1, 2, 4]
+        assert draws[1].any.mean == pytest.approx((0.5 + 0 + 1) / 3)
+        assert draws[2].any.mean == pytest.approx((5 / 6 + 0) / 2)
+        assert draws[2].all.mean == pytest.approx((1 / 6 + 0) / 2)
+        assert draws[4].majority.mean == pytest.approx((1 + 0) / 2)  # 4 has two votes, the others one
+        assert draws[2].majority.mean == pytest.approx(((1 + 4 * 0.5) / 6 + 0) / 2)  # 4 4; four times 4 and another
+        assert [drawn.any.count for drawn in draws.values()] == [3, 2, 2]
+
+    def test_one_rollout_each_has_no_such_table(self):
+        assert "pass@k" not in shown(evaluation.evaluate([answered("a", "1", 1.0), answered("b", "1", 0.0)]))
+        assert "pass@k" in shown(evaluation.evaluate([answered("a", "1", 1.0), answered("a", "1", 0.0, index=1)]))
+
+    def test_the_gate_says_who_passed(self):
+        rollouts = [episode("a", 1.0, 1.0), episode("a", 0.0, 0.2)]
+        for entry, fine in zip(rollouts, (0.4, 0.6), strict=True):
+            entry.rewards["fine"] = fine
+        fine = from_environment("fine")
+        assert evaluation.evaluate(rollouts, [OUTCOME, fine], gate="fine").passed_by == "fine"
+        without = [Trajectory(rewards={"cost": 1.0})]
+        assert evaluation.evaluate(without).passed_by is None
+
+
+def answered(task, text, outcome, index=0):
+    steps = [Step({"role": "assistant", "content": text})]
+    return Trajectory(env="e", task={"id": task}, rewards={"outcome": outcome}, steps=steps, index=index)
+
+
+def test_what_an_episode_takes():
+    rollouts = [
+        episode(task, tools=[("ask", dollars, 2 * dollars)], seconds=dollars) for task, dollars in enumerate(range(101))
+    ]
+    taken = evaluation.evaluate(rollouts).taken
+    for name, factor in {"dollars": 1, "latency": 2, "seconds": 1}.items():
+        spread = taken[name]
+        found = (spread.interval.mean, spread.median, spread.p90, spread.p99, spread.most)
+        assert found == tuple(factor * value for value in (50, 50, 90, 99, 100))
+    assert taken["calls"].most == taken["turns"].most == 1
+    text = shown(evaluation.evaluate(rollouts))
+    assert "latency s of tools" in text
+    assert "tokens sampled" not in text  # nobody sampled any
+
+
+class TestShareOfTheBest:
+    expected: ClassVar = {
+        "easy": {"guess": {"outcome": 1.0, "cost": 0.0}, "ask": {"outcome": 1.0, "cost": 4.0}},
+        "hard": {"guess": {"outcome": 0.1, "cost": 0.0}, "ask": {"outcome": 0.9, "cost": 4.0}},
+    }
+
+    def evaluate(self, rollouts):
+        scoring = [OUTCOME, cost], {"cost": 8.0}, "outcome"
+        best = evaluation.best_of(lambda task: self.expected.get(task["id"], {}), *scoring)
+        return evaluation.evaluate(rollouts, *scoring, best)
+
+    def test_by_hand(self):
+        """Of an easy task to guess is best, 0.5 + 0.5; of a hard one to ask, 0.9 · (0.5 + 0.5 · 0.5)."""
+        half = {"outcome": 0.5, "cost": 0.5}
+        rollouts = [episode("easy", 1.0, 4.0, preference=half), episode("hard", 1.0, 4.0, preference=half)]
+        share = self.evaluate(rollouts).share_of_best
+        assert share is not None
+        assert share.mean == pytest.approx((0.75 + 0.75) / (1 + 0.9 * 0.75))
+        assert share.clusters == 2
+
+    def test_it_is_of_the_episodes_where_it_is_known(self):
+        assert self.evaluate([episode("unheard of")]).share_of_best is None
+        both = self.evaluate([episode("unheard of", 0.0), episode("easy", 1.0, 0.0), episode("hard", None)])
+        assert both.share_of_best is not None
+        assert both.share_of_best.mean == pytest.approx(1.0)
+
+    def test_what_orchestra_says_of_itself(self):
+        """Its expected rewards under the run's scoring are its expected utility."""
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            task, weights = generate(rng), OrchestraEnv.preferences.draw(rng)
+            best = evaluation.best_of(OrchestraEnv.expected_rewards, [OUTCOME, *COSTS], OrchestraEnv.maxima, "outcome")(
+                task, weights
+            )
+            assert best == pytest.approx(max(OrchestraEnv.expected_utility(task, weights).values()))
+
+
+def test_markdown_says_what_the_table_says():
+    rollouts = [episode("a", 1.0, tools=[("ask",)], error="a|b <script>\n*c*", stop_reason="error")]
+    text = evaluation.evaluate(rollouts, [OUTCOME, cost]).as_markdown()
+    assert r"| a\|b \<script> \*c\* | 1 |" in text
+    assert "| outcome ↑ |  | 1 | n/a | 0 |  |" in text
+    widths = [{row.replace(r"\|", "").count("|") for row in part.splitlines()[2:]} for part in text.split("\n\n**")]
+    assert all(len(width) == 1 for width in widths)

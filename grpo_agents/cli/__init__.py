@@ -13,7 +13,7 @@ from grpo_agents.cli.commands import Command, Group
 from grpo_agents.cli.cost import cost
 from grpo_agents.cli.environments import check, envs, play
 from grpo_agents.cli.errors import Commands
-from grpo_agents.cli.evaluation import evaluate_files
+from grpo_agents.cli.evaluation import evaluate_files, pareto
 from grpo_agents.cli.explaining import explain
 from grpo_agents.cli.importing import export, import_files
 from grpo_agents.cli.rescoring import rescore_files
@@ -37,9 +37,13 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(rollout)
 app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
+<<<<<<< HEAD
 app.command("rescore", cls=Command)(rescore_files)
 app.command("import", cls=Command)(import_files)
 app.command(cls=Command)(export)
+=======
+app.command(cls=Command)(pareto)
+>>>>>>> main
 app.command(cls=Command)(explain)
 app.command(cls=Command)(cost)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grpo_agents.evaluation import Best, Summary
     from grpo_agents.rewards.component import Component, RewardVector
     from grpo_agents.scoring import Scoring
+    from grpo_agents.tables import Table
     from grpo_agents.trajectory import Group
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")]
@@ -65,12 +66,8 @@ def evaluate_files(
 
     Is it better? `grpo-agents evaluate runs/new --against runs/old`
     """
-    import json
-
     from grpo_agents.comparison import compare
     from grpo_agents.evaluation import parts_table
-    from grpo_agents.tables import as_markdown as to_markdown
-    from grpo_agents.tables import drawn
 
     problems: list[str] = []
     side = load(files, problems.append, reward, preference, env, gate)
@@ -91,17 +88,70 @@ def evaluate_files(
         comparison = compare(side.episodes, other.episodes, side.vector, side.maxima, side.gate)
         tables += comparison.tables()
         found["against"] = {"files": str(against), **comparison.as_dict()}
+    _print(tables, found, as_json, as_markdown)
+    if not side.vector:
+        typer.echo(
+            "no scalar reward: whether more of a component of your own is better is known to its vector. "
+            "Add --reward file.py:vector",
+            err=True,
+        )
+    _end(problems)
+
+
+def pareto(
+    files: Files,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            help="A point for each preference, run, step, file, or value of a key of the tasks; several with commas.",
+        ),
+    ] = "preference",
+    axes: Annotated[
+        str, typer.Option(metavar="NAMES", help="Components that count; else outcome and what costs.")
+    ] = "",
+    reward: Reward = None,
+    env: EnvOption = None,
+    gate: Gate = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown instead.")] = False,
+) -> None:
+    """Accuracy against cost against latency: the Pareto front over preferences, models or runs, and its hypervolume.
+
+    Example: `grpo-agents pareto runs/my/trajectories/eval-000100.parquet`
+
+    Runs: `grpo-agents pareto runs/*/trajectories/eval-000100.parquet --by run`
+    """
+    from grpo_agents.pareto import sweep
+
+    problems: list[str] = []
+    side = load(files, problems.append, reward, None, env, gate)
+    judge = side.gate or "outcome"
+    costs = [entry.name for entry in side.vector if entry.direction == "min"]
+    names = [name.strip() for name in axes.split(",")] if axes else [judge, *costs]
+    parts = {label: side.evaluated(side.episodes.where(mask)) for label, mask in side.episodes.parts(by).items()}
+    found = sweep(by, parts, names, side.vector, side.maxima)
+    _print(found.tables(), found.as_dict(), as_json, as_markdown)
+    _end(problems)
+
+
+def _print(tables: Sequence[Table], found: dict[str, Any], as_json: bool, as_markdown: bool) -> None:
+    """Figures as a person asked for them."""
+    import json
+
+    from grpo_agents.tables import as_markdown as to_markdown
+    from grpo_agents.tables import drawn
+
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     elif as_markdown:
         typer.echo(to_markdown(tables))
     else:
         console().print(drawn(tables))
-        if not side.vector:
-            typer.echo(
-                "no scalar reward: whether more of a component of your own is better is known to its vector. "
-                "Add --reward file.py:vector"
-            )
+
+
+def _end(problems: Sequence[str]) -> None:
+    """Says what was left out, and fails where something was."""
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
@@ -152,8 +202,9 @@ def load(
     files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
     if reward is None:
         episodes = Episodes.read(files, problem)
-        stored = store.read_scoring(files)
-        vector = stored.vector if stored else _vector_by_names(episodes, files)
+        read = episodes.file.values  # what could be
+        stored = store.read_scoring(read)
+        vector = stored.vector if stored else _vector_by_names(episodes, read)
     else:
         groups = store.read_groups(files)
         stored = store.read_scoring(files)

@@ -91,9 +91,7 @@ def _varied(table: pa.Table, start: int, rng: np.random.Generator) -> pa.Table:
     entry = {"name": pa.array(SCORING.vector.names * count), "value": pa.array(values)}
     nobody = pa.nulls(len(values), pa.string())
     rewards = pa.StructArray.from_arrays([entry["name"], entry["value"], nobody], ["name", "value", "missing"])
-    tasks = [
-        json.dumps({"id": int(group), "question": f"Question {group}?", "level": int(group) % 5}) for group in groups
-    ]
+    tasks = [json.dumps({"id": at, "question": f"Question {at}?", "level": at % 5}) for at in groups.tolist()]
     columns = {
         "group": pa.array(groups),
         "index": pa.array(places % GROUP),

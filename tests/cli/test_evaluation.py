@@ -113,5 +113,90 @@ def test_evaluate_makes_no_scalar_of_a_component_whose_direction_it_cannot_know(
     store.write(tmp_path / "some.parquet", [Trajectory(rewards={"words": 7.0})])
     result = run("evaluate", "some.parquet")
     assert "reward (scalar)" not in result.stdout
-    assert "Add --reward file.py:vector" in result.stdout
+    assert "Add --reward file.py:vector" in result.stderr
     assert "--gate words needs a vector" in refused(run("evaluate", "some.parquet", "--gate", "words"))
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Two files of the same four tasks, of two levels and preferences."""
+    for name, cheaper in {"new": 1.0, "old": 0.0}.items():
+        episodes = [
+            episode(
+                task,
+                float(task != "d" or cheaper == 1.0),
+                4.0 - cheaper - place / 8,
+                group=place,
+                preference={"outcome": 0.5, "cost": 0.5} if place % 2 else {"outcome": 1.0, "cost": 0.0},
+            )
+            for place, task in enumerate("abcd")
+        ]
+        for place, entry in enumerate(episodes):
+            entry.task["level"] = place // 2
+        store.write(tmp_path / f"{name}.parquet", episodes, step=len(name), scoring=SCORED)
+
+
+SCORED = Scoring(RewardVector(["outcome", BUILT_IN["cost"]]), {"cost": 10.0}, "outcome")
+
+
+def test_evaluate_splits_by_a_key_of_the_tasks(run, sides):
+    found = json.loads(run("evaluate", "new.parquet", "--by", "level", "--json").stdout)
+    assert {label: part["trajectories"] for label, part in found["by"].items()} == {"0": 2, "1": 2}
+    assert found["by"]["1"]["components"]["cost"]["interval"]["mean"] == pytest.approx((2.75 + 2.625) / 2)
+    table = run("evaluate", "new.parquet", "--by", "preference").stdout
+    assert "By preference" in table
+    assert "outcome 0.5, cost 0.5" in table
+    assert "Did you mean 'level'" in refused(run("evaluate", "new.parquet", "--by", "levels"))
+
+
+def test_evaluate_compares_with_another_file(run, sides):
+    found = json.loads(run("evaluate", "new.parquet", "--against", "old.parquet", "--json").stdout)["against"]
+    assert (found["tasks"], found["only_here"]) == (4, 0)
+    assert found["measures"]["cost"]["difference"]["interval"]["mean"] == pytest.approx(-1.0)
+    assert found["measures"]["outcome"]["difference"]["interval"]["mean"] == pytest.approx(0.25)
+    assert found["measures"]["cost"]["difference"]["p_value"] is None  # the same difference everywhere
+    assert "Against the other, paired by 4 tasks" in run("evaluate", "new.parquet", "--against", "old.parquet").stdout
+
+
+def test_evaluate_weighs_as_it_is_told(run, sides):
+    found = json.loads(run("evaluate", "new.parquet", "--preference", "outcome=1,cost=0.2", "--json").stdout)
+    saved = [1 - (3 - place / 8) / 10 for place in range(4)]
+    assert found["reward"]["interval"]["mean"] == pytest.approx(1 + 0.2 * sum(saved) / 4)
+    said = refused(run("evaluate", "new.parquet", "--preference", "outcome=1,costs=0.2"))
+    assert "the preference weighs 'costs', which is no reward component. Did you mean 'cost'?" in said
+    assert "write it as outcome=1,cost=0.2" in refused(run("evaluate", "new.parquet", "--preference", "outcome"))
+
+
+def test_evaluate_writes_markdown(run, sides):
+    text = run("evaluate", "new.parquet", "--markdown").stdout
+    assert "| component | unit | mean | 95 % interval | missing | why missing |\n|---|---:|---:|---:|---:|---:|" in text
+    assert "| cost ↓ | dollars | 2.81 |" in text
+
+
+def test_evaluate_keeps_the_good_and_fails_where_something_was_left_out(run, sides, tmp_path):
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "old.parquet").read_bytes()[:900])
+    result = run("evaluate", "new.parquet", "cut.parquet", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["trajectories"] == 4
+    assert "cut.parquet: not a readable trajectory file" in result.stderr
+    assert "cut.parquet: not a readable" in refused(run("evaluate", "cut.parquet"))
+    (tmp_path / "raises.py").write_text("import math\nvector = math.nothing\n")
+    said = refused(run("evaluate", "new.parquet", "--reward", "raises.py:vector"))
+    assert "raises.py" in said
+    assert "line 2" in said
+    assert "no trajectory file" in refused(run("evaluate", "absent.parquet"))
+
+
+def test_pareto_sweeps_preferences_and_runs(run, sides):
+    found = json.loads(run("pareto", "new.parquet", "--json").stdout)
+    assert set(found["points"]) == {"outcome 1, cost 0", "outcome 0.5, cost 0.5"}
+    assert found["directions"] == {"outcome": "max", "cost": "min"}
+    runs = json.loads(run("pareto", "new.parquet", "old.parquet", "--by", "run", "--json").stdout)
+    assert {label: point["on_front"] for label, point in runs["points"].items()} == {
+        "new.parquet": True,
+        "old.parquet": False,
+    }
+    cheapest = 1 - (3 - 3 / 16) / 10
+    assert runs["hypervolume"] == pytest.approx(cheapest)  # of new, which is always right
+    assert "on the front" in run("pareto", "new.parquet", "--axes", "outcome").stdout
+    assert "'speed' is no reward component" in refused(run("pareto", "new.parquet", "--axes", "outcome,speed"))
