@@ -26,7 +26,9 @@ def there_and_back(path):
 
 def test_everything_comes_back_as_it_was(tmp_path):
     members = [rich(3, index) for index in range(300)]  # more than a row group
-    store.write(tmp_path / "a.parquet", [Group(members[0].task, members[0].preference, members, {"a": ["é", 1]})], step=7)
+    store.write(
+        tmp_path / "a.parquet", [Group(members[0].task, members[0].preference, members, {"a": ["é", 1]})], step=7
+    )
     back = there_and_back(tmp_path / "a.parquet")
     assert_same(store.read(back), members)
     one, other = (pq.read_table(path) for path in (tmp_path / "a.parquet", back))

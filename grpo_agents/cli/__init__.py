@@ -37,13 +37,10 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(rollout)
 app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
-<<<<<<< HEAD
+app.command(cls=Command)(pareto)
 app.command("rescore", cls=Command)(rescore_files)
 app.command("import", cls=Command)(import_files)
 app.command(cls=Command)(export)
-=======
-app.command(cls=Command)(pareto)
->>>>>>> main
 app.command(cls=Command)(explain)
 app.command(cls=Command)(cost)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer

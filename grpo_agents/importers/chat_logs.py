@@ -28,13 +28,13 @@ def fits(row: Any) -> bool:
 def read(row: Any, _about: Mapping[str, Any]) -> Iterator[tuple[Trajectory, str | None]]:
     """The trajectories of a line, each with its id: as many as the answer has choices."""
     row = {"messages": row} if isinstance(row, list) else row
+    if not isinstance(row, Mapping):
+        raise BadRow("it is neither an object nor a list of messages: leave it out")
     request = _body(row, "request") or _body(row, "body") or row
     response = _body(row, "response")
     if "messages" not in request:
-        answer = " It is an answer alone: put the line of its request beside it, as request and response" * bool(
-            response
-        )
-        raise BadRow(f"it has no messages, only {', '.join(row)}.{answer}")
+        alone = "it is an answer alone: put the line of its request beside it, as request and response"
+        raise BadRow(f"it has no messages, only {', '.join(row)}: {alone if response else 'add them'}")
     said = read_messages(request["messages"], "user", "messages")
     identity = row.get("id", row.get("custom_id"))
     answers = _answers(response) if response else [(said, row.get("usage"))]

@@ -112,8 +112,7 @@ def _file(path: Path) -> Path:
 
 def _read_file(path: Path, form: str | None, writer: _Writer, result: Imported) -> None:
     reader = None if form is None else FORMATS[form]
-    beside = path.with_name("metadata.json")
-    about = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    about = _beside(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -128,8 +127,24 @@ def _read_file(path: Path, form: str | None, writer: _Writer, result: Imported) 
                     writer.add(trajectory, row if reader is FORMATS["own"] else None, place)
             except BadRow as error:
                 result.bad.append(f"{place}: {error}")
+            except (AttributeError, KeyError, TypeError, ValueError) as error:  # some part of it is of another kind
+                assert reader is not None
+                result.bad.append(
+                    f"{place}: it is not in the form of {reader.said} ({type(error).__name__}: {error}): mend it, or "
+                    "name another with --format"
+                )
     if reader is not None:
         result.formats[path] = reader.said
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """What verifiers writes beside its results: the environment, the model."""
+    file = path.with_name("metadata.json")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: no JSON ({error}): mend it, or move it elsewhere") from None
+    return about if isinstance(about, dict) else {}
 
 
 def _parse(line: bytes) -> Any:
