@@ -115,7 +115,8 @@ def score_spans(scorer: Scorer, spans: Sequence[Span], workers: int) -> Iterator
         ValueError: As the first span that cannot be scored raises it.
         ChildProcessError: A process was killed.
     """
-    if workers == 1:
+    workers = min(workers, len(spans))
+    if workers <= 1:
         for span in spans:
             _score(scorer, span.footer.path, span.footer.of_row_groups(span.groups), span.first, span.part)
             yield span.rows
