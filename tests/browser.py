@@ -32,7 +32,9 @@ def find_chromium() -> str:
 
 def _own() -> str | None:
     """Playwright's; asked for in a process of its own, since two playwrights in one cannot be."""
-    asked = "from playwright.sync_api import sync_playwright as p\nwith p() as one: print(one.chromium.executable_path)"
+    asked = (
+        "from playwright.sync_api import sync_playwright as p\nwith p() as one: print(one.chromium.executable_path)"
+    )
     path = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
     return path if Path(path).exists() else None
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grpo_agents.rewards import RewardVector, cost, latency
-from grpo_agents.schema import SCHEMA, SCORING_KEY, to_json, to_row, to_table
+from grpo_agents.schema import SCHEMA, SCORING_KEY, TEXTS, to_json, to_row, to_table
 from grpo_agents.scoring import Scoring
 from grpo_agents.store import ROW_GROUP
 from grpo_agents.trajectory import Sample, Step, ToolRun, Trajectory
@@ -31,7 +31,7 @@ def generate(path: Path, count: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     pattern = to_table([row(rng, place) for place in range(PATTERN)]).combine_chunks()
     schema = SCHEMA.with_metadata({**SCHEMA.metadata, SCORING_KEY: to_json(SCORING.as_dict())})
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=TEXTS) as writer:
         for start in range(0, count, PATTERN):
             size = min(PATTERN, count - start)
             writer.write_table(_varied(pattern.slice(0, size), start, rng).cast(schema), row_group_size=ROW_GROUP)
