@@ -15,6 +15,7 @@ from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.curriculum import CurriculumConfig
 from grpo_agents.engines.settings import EngineConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig, RewardModelConfig
+from grpo_agents.loggers import LoggerName
 from grpo_agents.methods import Method, available, make_method
 from grpo_agents.methods.method import SourceKind
 from grpo_agents.rollout import RolloutConfig
@@ -112,6 +113,10 @@ class TrainConfig(Section):
     save_every: int = Field(default=50, ge=1, description="Steps between checkpoints; the last step has one always.")
     keep: int = Field(default=2, ge=1, description="How many checkpoints are kept.")
     store: bool = Field(default=True, description="Keep every trajectory, in Parquet.")
+    log: list[LoggerName] = Field(
+        default=[],
+        description="Where figures go beside metrics.jsonl and TensorBoard: wandb, trackio (extras of the same name).",
+    )
     overlap: bool = Field(
         default=False,
         description="Sample the next batch while the learner works on this one, with weights one step old. Takes an "

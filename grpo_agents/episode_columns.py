@@ -48,19 +48,44 @@ class Coded:
         return {self.values[at]: int(counted[at]) for at in np.argsort(-counted, kind="stable") if counted[at]}
 
 
+class _Growing:
+    """An array that grows at its end: what many small ones would leave scattered in memory lies in one piece."""
+
+    def __init__(self, dtype: Any):
+        self.size = 0
+        self._room = np.empty(1024, dtype)
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds entries."""
+        self.fill(len(values), values)
+
+    def fill(self, count: int, value: Any) -> None:
+        """Adds as many entries of one value."""
+        if self.size + count > len(self._room):
+            larger = np.empty(max(2 * len(self._room), self.size + count), self._room.dtype)
+            larger[: self.size] = self._room[: self.size]
+            self._room = larger
+        self._room[self.size : self.size + count] = value
+        self.size += count
+
+    def whole(self) -> np.ndarray:
+        """All of it, (entries,)."""
+        return self._room[: self.size]
+
+
 class Collected:
     """Columns that grow batch by batch."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._calls = 0
         self._rows: dict[str, int] = defaultdict(int)  # of each file, so far
-        self._columns: dict[str, list[np.ndarray]] = defaultdict(list)
+        self._columns = {name: _Growing(dtype) for name, dtype in _PLAIN.items()}
+        self._columns |= {name: _Growing(np.int32) for name in _CODED}
         self._books: dict[str, dict[Any, int]] = defaultdict(dict)  # of a coded column, the code of each value
         self._tasks: dict[tuple[str, str], int] = {}  # codes by environment and JSON text
         self._posed: dict[int, str] = {}
-        self._rewards: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)  # episodes and values
-        self._missing: dict[str, list[tuple[int, int]]] = defaultdict(list)  # episode and code of the reason
+        self._rewards: dict[str, _Growing] = {}
+        self._missing: dict[str, _Growing] = {}
 
     def add(self, file: str, batch: pa.RecordBatch) -> None:
         """The next rows of a file, with the columns of :data:`COLUMNS`."""
@@ -84,18 +109,17 @@ class Collected:
 
     def finish(self) -> dict[str, Any]:
         """The columns by name."""
-        columns: dict[str, Any] = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
-        if not columns:
-            columns = {name: np.zeros(0, np.int32) for name in _PLAIN}
-        for name in _CODED:
-            columns[name] = Coded(columns.get(name, np.zeros(0, np.int32)), list(self._books[name]))
-        columns["posed"] = [self._posed[code] for code in range(len(self._books["task"]))]
-        columns["rewards"] = {name: self._reward(name) for name in self._rewards}
-        columns["missing"] = {name: self._reasons(name) for name in self._rewards}
-        return columns
+        columns: dict[str, Any] = {name: self._columns[name].whole() for name in _PLAIN}
+        columns |= {name: Coded(self._columns[name].whole(), list(self._books[name])) for name in _CODED}
+        reasons = list(self._books["missing"])
+        return columns | {
+            "posed": [self._posed[code] for code in range(len(self._books["task"]))],
+            "rewards": {name: values.whole() for name, values in self._rewards.items()},
+            "missing": {name: Coded(codes.whole(), reasons) for name, codes in self._missing.items()},
+        }
 
     def _add(self, name: str, values: np.ndarray) -> None:
-        self._columns[name].append(values)
+        self._columns[name].add(values)
 
     def _code(self, name: str, value: Any) -> int:
         book = self._books[name]
@@ -165,43 +189,35 @@ class Collected:
 
     def _add_rewards(self, column: pa.ListArray) -> None:
         lengths, entries = _lists(column)
-        episodes = np.repeat(np.arange(self.count, self.count + len(lengths)), lengths)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
         codes, names = _encoded(_field(entries, "name"))
-        given = _field(entries, "value")
+        given, reasons = _field(entries, "value"), _field(entries, "missing")
         values = _numbers(given, np.float64)
-        reasons = _field(entries, "missing")
+        said = self._codes("missing", reasons)
         infinite = ~np.isfinite(values) & given.is_valid().to_numpy(zero_copy_only=False)
         for place in np.flatnonzero(infinite):
-            self._missing[names[codes[place]]].append(
-                (int(episodes[place]), self._code("missing", f"stored as {values[place]}, which is no finite number"))
-            )
+            said[place] = self._code("missing", f"stored as {values[place]}, which is no finite number")
         values[infinite] = np.nan
-        for place in np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)):
-            self._missing[names[codes[place]]].append(
-                (int(episodes[place]), self._code("missing", reasons[int(place)].as_py()))
-            )
-        for code, name in enumerate(names):
-            chosen = codes == code
-            self._rewards[name].append((episodes[chosen], values[chosen]))
-
-    def _reward(self, name: str) -> np.ndarray:
-        values = np.full(self.count, np.nan)
-        for episodes, known in self._rewards[name]:
-            values[episodes] = known
-        return values
-
-    def _reasons(self, name: str) -> Coded:
-        codes = np.full(self.count, NONE, np.int32)
-        for episode, code in self._missing[name]:
-            codes[episode] = code
-        return Coded(codes, list(self._books["missing"]))
+        for name in names:
+            if name not in self._rewards:
+                self._rewards[name], self._missing[name] = _Growing(np.float64), _Growing(np.int32)
+        for name in self._rewards:
+            chosen = codes == names.index(name) if name in names else np.zeros(len(codes), bool)
+            known, why = np.full(len(lengths), np.nan), np.full(len(lengths), NONE, np.int32)
+            known[rows[chosen]], why[rows[chosen]] = values[chosen], said[chosen]
+            before = self.count - self._rewards[name].size  # episodes without such a reward, before the first with it
+            self._rewards[name].fill(before, np.nan)
+            self._missing[name].fill(before, NONE)
+            self._rewards[name].add(known)
+            self._missing[name].add(why)
 
 
 _CODED = ("file", "phase", "task", "preference", "stop_reason", "error", "offered", "tool")
-_PLAIN = (
-    *("row", "step", "group", "index", "turns", "tokens", "seconds", "dollars", "latency", "calls", "trainable"),
-    *("answer", "call_of", "failed"),
-)
+_PLAIN = {
+    **dict.fromkeys(("row", "step", "group", "index", "turns", "tokens", "calls", "answer", "call_of"), np.int64),
+    **dict.fromkeys(("seconds", "dollars", "latency"), np.float64),
+    **dict.fromkeys(("trainable", "failed"), np.bool_),
+}
 
 
 def task_key(env: str, task: Task) -> tuple[str, str]:

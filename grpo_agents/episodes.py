@@ -22,8 +22,8 @@ from grpo_agents.episode_columns import COLUMNS, NONE, UNCOUNTED, Coded, Collect
 from grpo_agents.schema import to_row, to_table
 from grpo_agents.trajectory import Task, Trajectory
 
-BATCH = 4096
-"""Rows that are looked at together."""
+BATCH = store.ROW_GROUP
+"""Rows that are looked at together: one that cannot be read costs no others than these."""
 
 SHOWN = 5
 """How many rows a message names."""

@@ -97,6 +97,19 @@ SCHEMA = pa.schema(
 )
 """The columns of schema version :data:`SCHEMA_VERSION`."""
 
+
+def _texts_of(name: str, kind: pa.DataType) -> list[str]:
+    """The paths of a column's texts, as Parquet writes them."""
+    if pa.types.is_list(kind):
+        return _texts_of(f"{name}.list.element", kind.value_type)
+    if pa.types.is_struct(kind):
+        return [path for entry in kind for path in _texts_of(f"{name}.{entry.name}", entry.type)]
+    return [name] if pa.types.is_string(kind) else []
+
+
+TEXTS = [path for entry in SCHEMA for path in _texts_of(entry.name, entry.type)]
+"""What repeats, and is stored as a dictionary of the different values; token ids and log-probs are larger as one."""
+
 to_json = json.JSONEncoder(ensure_ascii=False).encode
 """A value as JSON text."""
 

@@ -26,6 +26,7 @@ from grpo_agents.schema import (
     SCHEMA,
     SCHEMA_VERSION,
     SCORING_KEY,
+    TEXTS,
     VERSION_KEY,
     to_json,
     to_row,
@@ -36,7 +37,10 @@ from grpo_agents.schema import (
 from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Group, Sample, Trajectory
 
-ROW_GROUP = 256
+ROW_GROUP = 1024
+"""Rows that lie together in a file; each such group is described in its footer, which is read as a whole."""
+
+ROWS = 256
 """Rows that are read at once: what :func:`iterate` holds in memory."""
 
 
@@ -93,7 +97,7 @@ def write(
 
 
 def iterate(paths: str | Path | Iterable[str | Path]) -> Iterator[Trajectory]:
-    """Reads trajectories one after the other, with no more than :data:`ROW_GROUP` of them in memory.
+    """Reads trajectories one after the other, with no more than :data:`ROWS` of them in memory.
 
     Args:
         paths: A file, a folder (its ``*.parquet``, by name), or several of either.
@@ -236,7 +240,7 @@ def _write_whole(path: Path, table: pa.Table) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         with unfinished.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+            pq.write_table(table, file, compression="zstd", use_dictionary=TEXTS, row_group_size=ROW_GROUP)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -267,7 +271,7 @@ def files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Sample]]]:
     """The rows of one file without their samples, and the samples."""
     with _open(path) as file:
-        for batch in file.iter_batches(ROW_GROUP, columns=SCHEMA.names):
+        for batch in file.iter_batches(ROWS, columns=SCHEMA.names):
             table = pa.Table.from_batches([batch]).select(SCHEMA.names).cast(SCHEMA)
             samples = to_samples(table["samples"].combine_chunks())
             yield from zip(table.drop_columns("samples").to_pylist(), samples, strict=True)

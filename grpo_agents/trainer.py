@@ -29,6 +29,7 @@ from grpo_agents.learner import ranks
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import load_model
+from grpo_agents.loggers import Loggers
 from grpo_agents.periodic_evaluation import PeriodicEvaluation
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.run_state import RunState
@@ -47,6 +48,7 @@ class Trainer:
 
     Raises:
         FileExistsError: The folder holds a run and neither was asked for, or a config.toml that is no run's.
+        ImportError: ``train.log`` names what is not installed.
         ValueError: Something of the config does not exist or does not fit, or the run to go on with is longer already.
     """
 
@@ -61,6 +63,7 @@ class Trainer:
         self.method = config.chosen_method
         self.kind = config.source_kind
         self.display = Display(config.train.steps)
+        self.loggers = Loggers(config.train.log, self.display.say)
         if not resume:
             self.folder.check(overwrite=overwrite)  # before anything is loaded
         torch.manual_seed(config.seed)
@@ -94,6 +97,7 @@ class Trainer:
             self.start = 0
             self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
         self.weights = Weights(self.learner.weights(), self.start)
+        self.loggers.start(config.model_dump(mode="json"), self.folder.path, resume=resume)
 
     def train(self) -> Path:
         """Runs to the last step, or to an interruption; gives the run folder.
@@ -117,10 +121,12 @@ class Trainer:
         steps = self.config.train.steps
         with (
             closing(self.parts.engine),
+            closing(self.loggers),
             self.display,
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
             _politely() as stop,
         ):
+            self.display.begin(self.start, self.folder.read_metrics())
             if isinstance(self.source, FrozenSource) and self.start == 0:
                 self._fill(self.source, stop)
             for step in range(self.start, steps):
@@ -258,6 +264,7 @@ class Trainer:
     def _log(self, step: int, figures: Figures, board: SummaryWriter) -> None:
         """Keeps the figures of a step, for people and for programs."""
         self.folder.log({"step": step, **figures})
+        self.loggers.log(step, figures)
         for name, value in figures.items():
             board.add_scalar(name, value, step)
 

@@ -1,4 +1,13 @@
-"""What is said of a run where nobody watches a terminal."""
+"""What is said of a run, where nobody watches a terminal and where somebody does."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 
 import pytest
 
@@ -80,3 +89,72 @@ def test_problems_that_are_all_different_do_not_fill_the_screen(said):
     lines = said()
     assert len(lines) == PROBLEMS + 1
     assert "`grpo-agents evaluate` counts them all" in lines[-1]
+
+
+WATCHED = """
+import sys, time
+from grpo_agents.display import Display
+from grpo_agents.trajectory import Trajectory
+
+display = Display(8)
+with display:
+    display.begin(2, [{"step": step, "reward": 0.5, "seconds/step": 1.0} for step in range(2)])
+    with display.evaluating(4) as ended:
+        ended(4)
+    display.evaluation(2, {"eval/reward": 0.25, "eval/reward_low": 0.125, "eval/reward_high": 0.375})
+    for step in range(2, 6):
+        display.episodes(4)
+        display.problems(f"step {step + 1}", [Trajectory(), Trajectory(error="no pears", stop_reason="error")])
+        display.step(step, {"reward": step / 4, "seconds/step": 1.0})
+        time.sleep(0.3)
+    print("a tool that prints")
+"""
+
+
+def watched(columns, lines):
+    """What a terminal of this size is sent, as text."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    variables = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    run = subprocess.Popen(
+        [sys.executable, "-c", WATCHED], stdin=theirs, stdout=theirs, stderr=theirs, env={**variables, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    sent = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            sent += piece
+    except OSError:  # how a terminal ends on Linux
+        pass
+    os.close(ours)
+    assert run.wait() == 0, sent.decode()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent.decode())  # without colours and moves of the cursor
+
+
+def test_a_terminal_shows_bars_figures_and_curves_and_each_message_once():
+    sent = watched(100, 40)
+    for message in (
+        "step 2: evaluation reward 0.250 (95 % interval 0.125 to 0.375)",
+        "step 3: error: no pears (1 of 2 episodes)",
+        "a tool that prints",
+    ):
+        assert sent.count(message) == 1
+    last = sent[sent.rindex("step  ") :]
+    assert "6/8" in last
+    assert "4 of 8 episodes failed" in last
+    assert "▁▁▁▃▆█" in last
+    assert "reward of 6 steps" in last
+    assert "evaluation at 2: 0.250 (0.125 … 0.375)" in last
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(20, 4), (40, 2), (1, 1)])
+def test_a_tiny_terminal_is_no_reason_to_stop(columns, lines):
+    assert "a" in watched(columns, lines)
+
+
+def test_a_run_that_goes_on_is_as_quick_as_its_own_steps():
+    """Those that were done before it began took no time of it."""
+    display = Display(100)
+    display.begin(90, [])
+    bar = display._progress.tasks[0]
+    assert (bar.completed, bar.speed) == (90, None)

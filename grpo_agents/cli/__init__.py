@@ -16,6 +16,7 @@ from grpo_agents.cli.errors import Commands
 from grpo_agents.cli.evaluation import evaluate_files, pareto
 from grpo_agents.cli.explaining import explain
 from grpo_agents.cli.importing import export, import_files
+from grpo_agents.cli.replaying import replay
 from grpo_agents.cli.rescoring import rescore_files
 from grpo_agents.cli.starting import keys, new_env, new_reward
 from grpo_agents.cli.training import reward_model, rollout, train
@@ -41,6 +42,7 @@ app.command(cls=Command)(pareto)
 app.command("rescore", cls=Command)(rescore_files)
 app.command("import", cls=Command)(import_files)
 app.command(cls=Command)(export)
+app.command(cls=Command)(replay)
 app.command(cls=Command)(explain)
 app.command(cls=Command)(cost)
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(verify)  # -5 is an answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from grpo_agents.cli.errors import console
 
 if TYPE_CHECKING:
     from grpo_agents.config import Config
+    from grpo_agents.run_folder import RunFolder
 
 
 def train(
@@ -46,21 +48,41 @@ def train(
                 f"{config} lies where the run writes a config.toml of its own: give it another name, or choose another "
                 "folder: --set run=…"
             )
-        run = trainer.train(settings, overwrite=overwrite)
+        folder = RunFolder(settings.run)
+        go = partial(trainer.train, settings, overwrite=overwrite)
     else:
         assert resume is not None
-        run = trainer.resume(resume)
-    if not ranks.first():
-        return
-    from grpo_agents.report.run_pictures import draw_run
+        folder = RunFolder(resume)
+        go = partial(trainer.resume, resume)
+    try:
+        go()
+    except KeyboardInterrupt as stop:
+        if str(stop) and folder.read_metrics():  # it finished its step
+            _sum_up(folder)
+        raise
+    if ranks.first():
+        _sum_up(folder)
 
-    places = {
+
+def _sum_up(folder: RunFolder) -> None:
+    """Says what came of a run, where it is and what to do next."""
+    from grpo_agents.report.run_pictures import draw_run
+    from grpo_agents.run_summary import RunSummary
+
+    summary, run = RunSummary(folder), folder.path
+    summary.print(console())
+    typer.echo()
+    places: dict[str, object] = {
         "pictures": ", ".join(map(str, draw_run(run))),
-        "figures": f"{run / 'metrics.jsonl'}, or tensorboard --logdir {run / 'tensorboard'}",
-        "model": run / "model",
+        "figures": f"{folder.metrics}, or tensorboard --logdir {folder.tensorboard}",
+        "model": folder.model if folder.model.exists() else folder.checkpoints,
     }
-    if evaluations := sorted((run / "trajectories").glob("eval-*.parquet")):
-        places["evaluate"] = f"grpo-agents evaluate {evaluations[-1]}"
+    if summary.evaluations:
+        places["evaluate"] = f"grpo-agents evaluate {summary.evaluations[-1]}"
+    if batches := sorted(folder.trajectories.glob("train-*.parquet")):
+        places["explain"] = f"grpo-agents explain {run} --trajectory 0.0"
+    if summary.evaluations or batches:
+        places["replay"] = f"grpo-agents replay {run}"
     for name, place in places.items():
         typer.echo(f"{name:9} {place}")
 

@@ -21,6 +21,7 @@ def test_help_has_an_example_for_each_command(run):
         "rescore",
         "import",
         "export",
+        "replay",
         "explain",
         "cost",
         "envs",

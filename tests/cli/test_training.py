@@ -124,3 +124,27 @@ def test_a_reward_model_is_trained_on_stored_groups_and_on_written_pairs(run, fi
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": pair["prompt"], "chosen": "2"}) + "\n")
     message = refused(run("reward-model", "--model", folder / "start", "--pairs", "pairs.jsonl", "--out", "third"))
     assert "pair 0 of pairs.jsonl: KeyError: 'rejected'" in message
+
+
+def test_a_run_that_is_interrupted_is_summed_up_as_far_as_it_went(run, finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished[0] / "runs/a", tmp_path / "runs/a")
+    (tmp_path / "run.toml").write_text(CONFIG)
+    shutil.rmtree(folder / "model")
+
+    def stopped(config, *, overwrite):
+        raise KeyboardInterrupt("stopped after step 2; go on with `grpo-agents train --resume runs/a`")
+
+    monkeypatch.setattr(trainer, "train", stopped)
+    result = run("train", "run.toml", "--set", "run=runs/a")
+    assert result.exit_code == INTERRUPTED
+    assert "grpo on grpo_agents/Orchestra-v0: 2 of 2 steps in" in result.stdout
+    assert "model     runs/a/checkpoints" in result.stdout
+    assert result.stderr.strip() == "stopped after step 2; go on with `grpo-agents train --resume runs/a`"
+
+
+def test_train_ends_with_what_came_of_the_run_and_what_to_do_next(finished):
+    _, printed = finished
+    assert "grpo on grpo_agents/Orchestra-v0: 2 of 2 steps in" in printed
+    assert "difference (paired)" in printed
+    assert printed.splitlines()[-1] == "replay    grpo-agents replay runs/a"
+    assert printed.count("runs/a/metrics.jsonl") == 1
