@@ -236,7 +236,8 @@ def make_source(parts: Parts, method: Method, trajectories: Path, progress: Call
     weigh = Weighing(parts.vector, config.advantage, parts.maxima, method)
     if kind == "stored":
         rescore = partial(_rescore, parts) if config.source.rescore else None
-        return StoredSource(str(path), weigh, size, seed, rescore=rescore)
+        other = config.source.other_preference
+        return StoredSource(str(path), weigh, size, seed, rescore=rescore, other_preference=other)
     rollout, tasks = parts.rollout()
     resample = method.most_resamples
     curriculum = make_curriculum(

@@ -98,6 +98,11 @@ class SourceConfig(Section):
     split: str = Field(default="train", description="Which split of a data set.")
     batches: int = Field(default=10, ge=1, description="frozen: batches to sample, gone through again and again.")
     rescore: bool = Field(default=False, description="stored: compute the rewards again instead of taking them over.")
+    other_preference: bool = Field(
+        default=False,
+        description="stored: learn also from files whose preference is not what the policy was shown "
+        "(`grpo-agents rescore --preference`).",
+    )
 
 
 class TrainConfig(Section):
@@ -213,6 +218,11 @@ class Config(Section):
         if self.source.rescore and kind != "stored":
             raise ValueError(
                 f"source.rescore computes stored rewards again, and source.kind is {kind!r}: leave it out, or set "
+                "source.kind = 'stored'"
+            )
+        if self.source.other_preference and kind != "stored":
+            raise ValueError(
+                f"source.other_preference is for what is stored, and source.kind is {kind!r}: leave it out, or set "
                 "source.kind = 'stored'"
             )
         if method.corrects_sampler and self.learner.old_logprobs != "recompute":

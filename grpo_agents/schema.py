@@ -16,7 +16,7 @@ arguments of a call, the notes of a group) is JSON text. The columns:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -155,17 +155,8 @@ def to_row(trajectory: Trajectory, before: tuple[Trajectory, dict[str, Any]] | N
 
 def to_trajectory(row: dict[str, Any], samples: list[Sample]) -> Trajectory:
     """The trajectory of a row and its samples."""
-    return Trajectory(
-        **{name: row[name] for name in _SCALARS},
-        task=json.loads(row["task"]),
-        preference={entry["name"]: entry["weight"] for entry in row["preference"]},
-        prompt=tuple(_to_message(message) for message in row["prompt"]),
-        tools=json.loads(row["tools"]),
-        steps=[_to_step(step) for step in row["steps"]],
-        samples=samples,
-        rewards={entry["name"]: entry["value"] for entry in row["rewards"]},
-        missing={entry["name"]: entry["missing"] for entry in row["rewards"] if entry["missing"] is not None},
-    )
+    fields = {name: decode(row[column]) for name, (column, decode) in DECODERS.items()}
+    return Trajectory(**{name: row[name] for name in _SCALARS}, **fields, samples=samples)
 
 
 def _sample_row(sample: Sample) -> dict[str, Any]:
@@ -259,6 +250,22 @@ def _to_call(row: dict[str, Any]) -> dict[str, Any]:
     function = {"name": row["name"], "arguments": json.loads(row["arguments"])}
     marks = {name: row[name] for name in _CALL_TEXTS[2:] if row[name] is not None}
     return {"id": row["id"], "type": row["type"], "function": function, **marks}
+
+
+DECODERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "task": ("task", json.loads),
+    "preference": ("preference", lambda cell: {entry["name"]: entry["weight"] for entry in cell}),
+    "prompt": ("prompt", lambda cell: tuple(_to_message(message) for message in cell)),
+    "tools": ("tools", json.loads),
+    "steps": ("steps", lambda cell: [_to_step(step) for step in cell]),
+    "rewards": ("rewards", lambda cell: {entry["name"]: entry["value"] for entry in cell}),
+    "missing": (
+        "rewards",
+        lambda cell: {entry["name"]: entry["missing"] for entry in cell if entry["missing"] is not None},
+    ),
+}
+"""The fields of a trajectory that are not stored as they are: their column, and what makes them of its cells; but
+``samples``, which :func:`to_samples` makes of the whole column."""
 
 
 def to_table(rows: list[dict[str, Any]]) -> pa.Table:

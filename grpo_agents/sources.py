@@ -17,6 +17,7 @@ from grpo_agents.chat import Chat
 from grpo_agents.curriculum import Curriculum, Draw
 from grpo_agents.engines import mix
 from grpo_agents.methods import Method
+from grpo_agents.rescoring import files_of_other_preference
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout
 from grpo_agents.scoring import Scoring
@@ -148,11 +149,12 @@ class StoredSource:
         size: Groups in a batch.
         seed: The run's.
         rescore: Computes their rewards again; None takes those that are stored.
+        other_preference: Whether their preferences may be others than the policy was shown.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file that cannot be read, no group to learn from, or a trajectory that lacks a reward of the
-            vector.
+        ValueError: A file that cannot be read, no group to learn from, a trajectory that lacks a reward of the vector,
+            or preferences that the policy was not shown.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class StoredSource:
         seed: int,
         *,
         rescore: Callable[[list[Group]], None] | None = None,
+        other_preference: bool = False,
     ):
         self.weigh = weigh
         self.size = size
@@ -170,6 +173,12 @@ class StoredSource:
         self.groups = store.read_groups(paths, without_phase="eval")
         if not self.groups:
             raise ValueError(f"source.path: {paths} holds no trajectories but those of evaluations. Name others")
+        if not other_preference and (files := files_of_other_preference(paths)):
+            raise ValueError(
+                f"source.path: the preferences in {files[0]} are not those that its policy was shown (rescore "
+                "--preference), and learning from them teaches it not to read its own. Take the file that was "
+                "rescored, or set source.other_preference = true"
+            )
         if rescore is not None:
             rescore(self.groups)
         for group in self.groups:

@@ -174,7 +174,7 @@ class RewardVector(Sequence[Component]):
                     except Exception as error:  # recorded with its reason: a reward that failed is missing, not 0
                         _fail(entry, whom, error)
                         continue
-                    if inspect.isawaitable(value):
+                    if not isinstance(value, float | int) and inspect.isawaitable(value):
                         waiting.append((entry, group, whom, value))
                     else:
                         _write(entry, whom, value)
@@ -184,6 +184,8 @@ class RewardVector(Sequence[Component]):
     def _without_failed(self, group: Group) -> Group:
         """The episodes of a group that can be judged; of the others every component is set to missing."""
         failed = [trajectory for trajectory in group.trajectories if trajectory.stop_reason in FAILED]
+        if not failed:
+            return group
         for entry in self._components:
             for trajectory in failed:
                 _fail(entry, [trajectory], f"the episode failed: {trajectory.error}")
@@ -224,27 +226,31 @@ def _from_steps(entry: Component, trajectory: Trajectory) -> None:
 
 
 def _write(entry: Component, whom: Sequence[Trajectory], value: Any) -> None:
-    if entry.per == "group":
-        values = list(value) if isinstance(value, Iterable) else []
-        if len(values) != len(whom):
-            _fail(entry, whom, f"it gave {len(values)} values for a group of {len(whom)}")
-            return
-    else:
-        values = [value]
+    if entry.per == "trajectory":
+        _write_one(entry, whom[0], value)
+        return
+    values = list(value) if isinstance(value, Iterable) else []
+    if len(values) != len(whom):
+        _fail(entry, whom, f"it gave {len(values)} values for a group of {len(whom)}")
+        return
     for trajectory, number in zip(whom, values, strict=True):
-        if number is None:
-            _fail(entry, [trajectory], "it returned None: it could not judge")
-            continue
-        try:
-            number = float(number)
-        except (TypeError, ValueError):
-            _fail(entry, [trajectory], f"it returned {number!r:.80}, which is no number")
-            continue
-        if math.isfinite(number):
-            trajectory.rewards[entry.name] = number
-            trajectory.missing.pop(entry.name, None)
-        else:
-            _fail(entry, [trajectory], f"it returned {number}")
+        _write_one(entry, trajectory, number)
+
+
+def _write_one(entry: Component, trajectory: Trajectory, number: Any) -> None:
+    if number is None:
+        _fail(entry, [trajectory], "it returned None: it could not judge")
+        return
+    try:
+        number = float(number)
+    except (TypeError, ValueError):
+        _fail(entry, [trajectory], f"it returned {number!r:.80}, which is no number")
+        return
+    if math.isfinite(number):
+        trajectory.rewards[entry.name] = number
+        trajectory.missing.pop(entry.name, None)
+    else:
+        _fail(entry, [trajectory], f"it returned {number}")
 
 
 def _fail(entry: Component, whom: Sequence[Trajectory], reason: Any) -> None:

@@ -40,6 +40,7 @@ def wrong(**changes):
         ({"source": {"kind": "pairs"}}, r"source\.kind is 'pairs', and method 'grpo' learns from policy, stored"),
         ({"source": {"path": "x"}}, r"source\.path is set, and source\.kind 'policy' samples .*: leave it out, or"),
         ({"source": {"rescore": True}}, r"source\.rescore computes stored rewards again, and source\.kind is 'policy'"),
+        ({"source": {"other_preference": True}}, r"source\.other_preference is for what is stored, and .* is 'policy'"),
         ({"source": {"kind": "stored"}}, r"method 'grpo' learns from stored here: set source\.path"),
         ({"source": {"kind": "stored", "path": "x"}, "method": {"tis": 2.0}}, r"Set learner\.old_logprobs = "),
         ({"source": {"kind": "frozen"}, "rollout": {"top_p": 0.3}, "method": {"name": "rft"}}, r"Set rollout\.top_k"),

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from grpo_agents import store
 from grpo_agents.engines.transformers import TransformersEngine
+from grpo_agents.rescoring import rescore
+from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.sources import PolicySource
 from grpo_agents.trainer import Trainer, resume, train
 from runs import grpo, interrupt_at, left_behind, rows_of, steps_of
@@ -182,6 +184,27 @@ def test_stored_trajectories_of_other_weights_are_learned_from(config, earlier, 
     rows = [row for row in rows_of(folder) if "loss" in row]
     assert any(abs(row["ratio"] - 1) > 1e-4 for row in rows)
     assert not list((folder / "trajectories").iterdir())
+
+
+@pytest.mark.parametrize("method", ["{}", "{name = 'rft', correct = 'odd'}", "{name = 'dpo'}"])
+def test_what_was_rescored_is_learned_from_with_one_line(method, config, earlier, tmp_path):
+    """Rewards in the new file that no earlier run computed decide what is learned."""
+    out = tmp_path / "rescored.parquet"
+    brief = Component("odd", lambda trajectory: float(trajectory.sampled_tokens % 2 == trajectory.index % 2))
+    done = rescore(sorted(earlier.glob("train-*")), out, vector=RewardVector([brief]))
+    assert (done.replaced, done.missing) == (("odd",), {})
+    folder = train(config(tmp_path / "run", method, **{"source.kind": "stored", "source.path": out}))
+    rewards = [trajectory.rewards["odd"] for trajectory in store.read(out)]
+    assert rewards != [trajectory.rewards["odd"] for trajectory in store.read(sorted(earlier.glob("train-*")))]
+    rows = [row for row in rows_of(folder) if "loss" in row]
+    assert len(rows) == 4
+    assert any(row["grad_norm"] > 0 for row in rows)
+    other = tmp_path / "other.parquet"
+    rescore(out, other, preference={"odd": 0.5})
+    settings = {"source.kind": "stored", "source.path": other}
+    with pytest.raises(ValueError, match=r"set source\.other_preference = true"):
+        Trainer(config(tmp_path / "refused", method, **settings))
+    Trainer(config(tmp_path / "allowed", method, **settings, **{"source.other_preference": "true"}))
 
 
 def test_rescoring_does_with_truncated_episodes_what_the_config_says(config, earlier, tmp_path):

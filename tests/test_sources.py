@@ -13,6 +13,7 @@ from grpo_agents.methods import Method
 from grpo_agents.methods.dapo import Dapo
 from grpo_agents.methods.dpo import Dpo
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.rescoring import rescore
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.scoring import Scoring
 from grpo_agents.sources import DemonstrationSource, FrozenSource, PairSource, PolicySource, StoredSource, Weighing
@@ -129,6 +130,16 @@ def test_rescoring_computes_the_vector_again(file):
         for trajectory in group.trajectories:
             assert trajectory.rewards == {"outcome": group.task["id"] + trajectory.index, "said": 2.0}
             assert trajectory.advantage == trajectory.index - 0.5  # where the stored one would be 1 for the first
+
+
+def test_preferences_that_the_policy_was_not_shown_are_refused_unless_they_are_asked_for(file, tmp_path):
+    rescore(file, tmp_path / "other.parquet", preference={"outcome": 0.5})
+    with pytest.raises(
+        ValueError, match=r"source\.path: .*other\.parquet are not those .* set source\.other_preference"
+    ):
+        StoredSource(tmp_path / "other.parquet", weighing(), 7, 5)
+    source = StoredSource(tmp_path / "other.parquet", weighing(), 7, 5, other_preference=True)
+    assert {group.preference["outcome"] for group in source.batch(0)[0]} == {0.5}
 
 
 # Frozen

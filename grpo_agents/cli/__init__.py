@@ -15,8 +15,10 @@ from grpo_agents.cli.environments import check, envs, play
 from grpo_agents.cli.errors import Commands
 from grpo_agents.cli.evaluation import evaluate_files, pareto
 from grpo_agents.cli.explaining import explain
+from grpo_agents.cli.importing import export, import_files
 from grpo_agents.cli.replaying import replay
 from grpo_agents.cli.reporting import report
+from grpo_agents.cli.rescoring import rescore_files
 from grpo_agents.cli.starting import keys, new_env, new_reward
 from grpo_agents.cli.training import reward_model, rollout, train
 from grpo_agents.cli.verification import verify
@@ -38,6 +40,9 @@ app.command(cls=Command)(rollout)
 app.command("reward-model", cls=Command)(reward_model)
 app.command("evaluate", cls=Command)(evaluate_files)
 app.command(cls=Command)(pareto)
+app.command("rescore", cls=Command)(rescore_files)
+app.command("import", cls=Command)(import_files)
+app.command(cls=Command)(export)
 app.command(cls=Command)(replay)
 app.command(cls=Command)(report)
 app.command(cls=Command)(explain)
