@@ -32,6 +32,7 @@ class RunFolder:
         self.reward_model = self.path / "reward_model"
         self.curves = self.path / "curves.png"
         self.tool_use = self.path / "tool_use.png"
+        self.report = self.path / "report.html"
 
     @property
     def holds_run(self) -> bool:
@@ -74,7 +75,7 @@ class RunFolder:
         for folder in written:
             if folder.exists():
                 shutil.rmtree(folder)
-        for file in (self.config, self.curves, self.tool_use, self.metrics):
+        for file in (self.config, self.curves, self.tool_use, self.report, self.metrics):
             file.unlink(missing_ok=True)
 
     def rewind(self, step: int) -> None:
