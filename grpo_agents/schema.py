@@ -107,7 +107,7 @@ def _texts_of(name: str, kind: pa.DataType) -> list[str]:
     return [name] if pa.types.is_string(kind) else []
 
 
-TEXTS = [path for entry in SCHEMA for path in _texts_of(entry.name, entry.type)]
+TEXTS: Any = [path for entry in SCHEMA for path in _texts_of(entry.name, entry.type)]
 """What repeats, and is stored as a dictionary of the different values; token ids and log-probs are larger as one."""
 
 to_json = json.JSONEncoder(ensure_ascii=False).encode
