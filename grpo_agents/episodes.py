@@ -107,7 +107,12 @@ class Episodes:
         return cls(**collected.finish())
 
     @classmethod
-    def read(cls, paths: str | Path | Iterable[str | Path], problem: Callable[[str], None]) -> Episodes:
+    def read(
+        cls,
+        paths: str | Path | Iterable[str | Path],
+        problem: Callable[[str], None],
+        progress: Callable[[int], None] | None = None,
+    ) -> Episodes:
         """Of files and folders, each file once.
 
         What cannot be read is left out, and said: a file or the rest of one, a row whose task is no JSON, and one that
@@ -116,6 +121,7 @@ class Episodes:
         Args:
             paths: As for :func:`grpo_agents.store.iterate`.
             problem: Told what is left out: the file, the rows, and the way out.
+            progress: Told how many episodes are read.
 
         Raises:
             FileNotFoundError: No such file, or a folder without any.
@@ -127,6 +133,8 @@ class Episodes:
             try:
                 for batch in store.scan(path, COLUMNS, BATCH, instead={"usage.tokens": UNCOUNTED}):
                     collected.add(str(path), batch)
+                    if progress is not None:
+                        progress(collected.count)
             except ValueError as error:
                 if len(files) == 1 and not collected.count:
                     raise

@@ -39,3 +39,21 @@ class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """Its parameters, as they are shown."""
         return _plain(super().get_params(ctx))
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """The preference that a person writes.
+
+    >>> parse_weights("outcome=1, cost=0.2")
+    {'outcome': 1.0, 'cost': 0.2}
+    """
+    weights = {}
+    for part in text.split(","):
+        name, equals, weight = part.partition("=")
+        try:
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise ValueError(f"--preference {text}: write names and weights, as outcome=1,cost=0.2")
+    return weights

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grpo_agents.cli.commands import parse_weights
 from grpo_agents.cli.errors import console
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from grpo_agents.episodes import Episodes
     from grpo_agents.evaluation import Best, Summary
     from grpo_agents.rewards.component import Component, RewardVector
-    from grpo_agents.scoring import Scoring
     from grpo_agents.tables import Table
-    from grpo_agents.trajectory import Group
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")]
 Reward = Annotated[
@@ -198,23 +197,28 @@ def load(
     """
     from grpo_agents import store
     from grpo_agents.episodes import Episodes
+    from grpo_agents.rescoring import given_by, read_vector, with_rewards
 
     files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
-    if reward is None:
-        episodes = Episodes.read(files, problem)
+    with console(stderr=True).status("reading") as status:
+        episodes = Episodes.read(files, problem, lambda count: status.update(f"{count:,} episodes read"))
         read = episodes.file.values  # what could be
         stored = store.read_scoring(read)
-        vector = stored.vector if stored else _vector_by_names(episodes, read)
-    else:
-        groups = store.read_groups(files)
-        stored = store.read_scoring(files)
-        vector = _vector(reward, _given(files), stored)
-        _score_anew(vector, groups)
-        episodes = Episodes.of(trajectory for group in groups for trajectory in group.trajectories)
+        if reward is None:
+            vector = stored.vector if stored else _vector_by_names(episodes, read)
+        else:
+            status.update(f"computing {reward}")
+            given = given_by(stored, _given(read))
+            vector = read_vector(reward, given, f"--reward {reward}")
+            episodes = with_rewards(episodes, vector, given)
     if vector is None and gate:
         raise ValueError(f"--gate {gate} needs a vector to gate: add --reward file.py:vector")
     if preference is not None:
-        episodes = episodes.preferring(_parsed(preference, vector))
+        if vector is None:
+            raise ValueError("--preference weighs components that no vector says how to weigh: add --reward")
+        weights = parse_weights(preference)
+        vector.check_preference(weights)
+        episodes = episodes.preferring(weights)
     if gate is None and stored and stored.gate:
         gate = stored.gate if vector and stored.gate in vector.names else None
         if gate is None:
@@ -224,7 +228,7 @@ def load(
     return Side(episodes, vector or (), maxima, gate or None, _best(made, vector or (), maxima, gate or None))
 
 
-def _given(files: Sequence[Path]) -> list[str]:
+def _given(files: Sequence[str]) -> list[str]:
     """The components that the environment itself gave."""
     from grpo_agents import store
 
@@ -236,7 +240,7 @@ def _given(files: Sequence[Path]) -> list[str]:
     return list(names)
 
 
-def _vector_by_names(episodes: Episodes, files: Sequence[Path]) -> RewardVector | None:
+def _vector_by_names(episodes: Episodes, files: Sequence[str]) -> RewardVector | None:
     """The vector of files that do not say it, as far as names tell; None where the direction of one is not known."""
     from grpo_agents.rewards import BUILT_IN
     from grpo_agents.rewards.component import RewardVector, from_environment
@@ -244,50 +248,6 @@ def _vector_by_names(episodes: Episodes, files: Sequence[Path]) -> RewardVector 
     known = {**{name: from_environment(name) for name in _given(files)}, **BUILT_IN}
     names = episodes.rewards.keys()
     return RewardVector([known[name] for name in names]) if names and known.keys() >= names else None
-
-
-def _vector(names: str, given: Sequence[str], stored: Scoring | None) -> RewardVector:
-    """The vector that a person named: of what is built in, what the environment gave, and what is stored."""
-    from grpo_agents.rewards import BUILT_IN, as_vector
-    from grpo_agents.rewards.component import from_environment
-    from grpo_agents.tasks import load_object
-
-    known = {name: from_environment(name) for name in given}
-    known |= {entry.name: entry for entry in (stored.vector if stored else ()) if entry.name not in BUILT_IN}
-    one = ":" in names and "," not in names
-    wanted = load_object(names) if one else [name.strip() for name in names.split(",")]
-    return as_vector(wanted, known, f"--reward {names}")
-
-
-def _score_anew(vector: RewardVector, groups: Sequence[Group]) -> None:
-    """Computes what can be computed; a component without a function stays as it is stored, where it is."""
-    from grpo_agents.rewards.component import RewardVector
-
-    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-    stored = {name for trajectory in trajectories for name in trajectory.rewards}
-    kept = {entry.name for entry in vector if entry.function is None and entry.name in stored}
-    for trajectory in trajectories:
-        trajectory.rewards = {name: value for name, value in trajectory.rewards.items() if name in kept}
-        trajectory.missing = {name: reason for name, reason in trajectory.missing.items() if name in kept}
-    if computed := [entry for entry in vector if entry.name not in kept]:
-        RewardVector(computed).score(groups)
-
-
-def _parsed(preference: str, vector: RewardVector | None) -> dict[str, float]:
-    """The weights that a person wrote."""
-    weights = {}
-    for part in preference.split(","):
-        name, equals, weight = part.partition("=")
-        try:
-            if not equals:
-                raise ValueError
-            weights[name.strip()] = float(weight)
-        except ValueError:
-            raise ValueError(f"--preference {preference}: write it as outcome=1,cost=0.2") from None
-    if vector is None:
-        raise ValueError("--preference weighs components that no vector says how to weigh: add --reward")
-    vector.check_preference(weights)
-    return weights
 
 
 def _environment(env: str | None, episodes: Episodes) -> AgentEnv | None:

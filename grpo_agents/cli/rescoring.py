@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from grpo_agents.cli.commands import parse_weights
 from grpo_agents.cli.errors import console
 
 
@@ -47,7 +48,7 @@ def rescore_files(
                 files,
                 out,
                 vector=reward,
-                preference=None if preference is None else _weights(preference),
+                preference=None if preference is None else parse_weights(preference),
                 workers=workers or os.cpu_count() or 1,
                 progress=lambda count, total: bar.update(task, completed=count, total=total),
             )
@@ -70,21 +71,3 @@ def rescore_files(
     for line in lines:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     typer.echo(f"stored {done.trajectories} trajectories in {out}")
-
-
-def _weights(text: str) -> dict[str, float]:
-    """The preference that a person writes.
-
-    >>> _weights("outcome=1, cost=0.2")
-    {'outcome': 1.0, 'cost': 0.2}
-    """
-    weights = {}
-    for part in text.split(","):
-        name, equals, weight = part.partition("=")
-        try:
-            weights[name.strip()] = float(weight)
-        except ValueError:
-            equals = ""
-        if not equals or not name.strip():
-            raise ValueError(f"--preference {text}: write names and weights, as outcome=1,cost=0.2")
-    return weights
