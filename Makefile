@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-sandbox bench-report clean
+.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-store bench-sandbox bench-report clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-vllm: .venv/.vllm ## measure rollouts on vLLM beside vLLM alone, and 200 w
 
 bench-learner: .venv/.peers ## a step of the learner beside TRL's, and beside what the machine can do: a quarter of an hour
 	$(BIN)/python tests/benchmarks/bench_learner.py
+
+bench-store: $(READY) ## evaluate and rescore a million generated trajectories: 5 minutes, 3 GB of disk for the while
+	$(BIN)/python tests/benchmarks/bench_store.py
 
 bench-sandbox: $(READY) ## measure snippets of Python; writes runs/bench/sandbox.json
 	$(BIN)/python tests/benchmarks/bench_sandbox.py

@@ -164,7 +164,8 @@ def test_evaluate_weighs_as_it_is_told(run, sides):
     assert found["reward"]["interval"]["mean"] == pytest.approx(1 + 0.2 * sum(saved) / 4)
     said = refused(run("evaluate", "new.parquet", "--preference", "outcome=1,costs=0.2"))
     assert "the preference weighs 'costs', which is no reward component. Did you mean 'cost'?" in said
-    assert "write names and weights, as outcome=1,cost=0.2" in refused(run("evaluate", "new.parquet", "--preference", "outcome"))
+    unweighed = refused(run("evaluate", "new.parquet", "--preference", "outcome"))
+    assert "write names and weights, as outcome=1,cost=0.2" in unweighed
 
 
 def test_evaluate_writes_markdown(run, sides):
