@@ -31,7 +31,7 @@ MAX_TEXT = 1_000_000
 PROOF_SECONDS = 0.4
 """Processor time that sympy may take for one pair, so that no verdict depends on what else a machine does."""
 
-PROOF_PATIENCE = 10.0
+PROOF_PATIENCE = 4.0
 """Seconds after which one is given up that does not even get that."""
 
 PROOF_BYTES = 96 << 20
