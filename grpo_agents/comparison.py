@@ -10,9 +10,10 @@ import numpy as np
 from rich.console import Group as Lines
 
 from grpo_agents.episodes import Episodes
-from grpo_agents.evaluation import TAKEN, scalar_rewards
+from grpo_agents.evaluation import scalar_rewards
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import POWER, Difference, Interval, mean_interval, paired_difference
+from grpo_agents.summary import TAKEN
 from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, drawn, number, plain, with_interval
 
 

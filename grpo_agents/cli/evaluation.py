@@ -15,8 +15,9 @@ from grpo_agents.cli.errors import console
 if TYPE_CHECKING:
     from grpo_agents.env import AgentEnv
     from grpo_agents.episodes import Episodes
-    from grpo_agents.evaluation import Best, Summary
+    from grpo_agents.evaluation import Best
     from grpo_agents.rewards.component import Component, RewardVector
+    from grpo_agents.summary import Summary
     from grpo_agents.tables import Table
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")]
@@ -66,7 +67,7 @@ def evaluate_files(
     Is it better? `grpo-agents evaluate runs/new --against runs/old`
     """
     from grpo_agents.comparison import compare
-    from grpo_agents.evaluation import parts_table
+    from grpo_agents.summary import parts_table
 
     problems: list[str] = []
     side = load(files, problems.append, reward, preference, env, gate)
