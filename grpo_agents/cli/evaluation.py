@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from grpo_agents.tables import Table
     from grpo_agents.trajectory import Group
 
+NAMED = 10
+"""Of more steps than these a message does not name each."""
+
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")]
 Reward = Annotated[
     str | None,
@@ -78,8 +81,9 @@ def evaluate_files(
         tables.append(parts_table(by, parts))
         found["by"] = {label: part.as_dict() for label, part in parts.items()}
     elif len(steps := sorted(set(side.episodes.step.tolist()))) > 1:
+        which = ", ".join(map(str, steps[:-1])) if len(steps) <= NAMED else f"{steps[0]}, {steps[1]} …"
         typer.echo(
-            f"these episodes are of {len(steps)} policies, of steps {', '.join(map(str, steps[:-1]))} and {steps[-1]}, "
+            f"these episodes are of {len(steps)} policies, of steps {which} and {steps[-1]}, "
             "and are pooled here: name one file to see one, or add --by step",
             err=True,
         )

@@ -81,6 +81,17 @@ def test_evaluate_says_when_it_pools_several_policies(run, finished, monkeypatch
     assert "policies" not in run("evaluate", "runs/a/trajectories/eval-000002.parquet").stderr
 
 
+def test_evaluate_names_few_policies_and_counts_many(run, tmp_path):
+    for step in range(11):
+        store.write(
+            tmp_path / "many" / f"{step}.parquet", [Trajectory(rewards={"outcome": 1.0}, group=step)], step=step
+        )
+    said = run("evaluate", "many").stderr
+    assert "of 11 policies, of steps 0, 1 … and 10, and are pooled" in said
+    (tmp_path / "many" / "10.parquet").unlink()
+    assert "of steps 0, 1, 2, 3, 4, 5, 6, 7, 8 and 9, and are pooled" in run("evaluate", "many").stderr
+
+
 def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
     store.write(tmp_path / "some.parquet", [episode("a", 1.0, 10.0)])
     table = run("evaluate", "some.parquet", "--reward", "outcome,tool_calls").stdout
