@@ -124,13 +124,19 @@ class Episodes:
         collected = Collected()
         files = list({path.resolve(): path for path in store.files(paths)}.values())
         for path in files:
+            before = collected.count
             try:
                 for batch in store.scan(path, COLUMNS, BATCH, instead={"usage.tokens": UNCOUNTED}):
                     collected.add(str(path), batch)
             except ValueError as error:
                 if len(files) == 1 and not collected.count:
                     raise
-                problem(f"{error} What of it could be read is kept.")
+                kept = (
+                    f"Its first {collected.count - before:,} rows are"
+                    if collected.count > before
+                    else "Nothing of it is"
+                )
+                problem(f"{error} {kept} kept.")
         episodes = cls(**collected.finish())
         no_task = episodes.task.codes == NONE
         return episodes._without(no_task, "are left out: their task is no JSON", problem)._without_repeated(problem)

@@ -131,6 +131,10 @@ def pareto(
     problems: list[str] = []
     side = load(files, problems.append, reward, None, env, gate)
     judge = side.gate or "outcome"
+    known = [entry.name for entry in side.vector]
+    if not axes and judge not in known:
+        there = ", ".join(known) or "none, as no vector says which way they count: add --reward"
+        raise ValueError(f"no component is called {judge!r}: name those that count with --axes; there are: {there}")
     costs = [entry.name for entry in side.vector if entry.direction == "min"]
     names = [name.strip() for name in axes.split(",")] if axes else [judge, *costs]
     parts = {label: side.evaluated(side.episodes.where(mask)) for label, mask in side.episodes.parts(by).items()}

@@ -211,3 +211,10 @@ def test_pareto_sweeps_preferences_and_runs(run, sides):
     assert runs["hypervolume"] == pytest.approx(cheapest)  # of new, which is always right
     assert "on the front" in run("pareto", "new.parquet", "--axes", "outcome").stdout
     assert "'speed' is no reward component" in refused(run("pareto", "new.parquet", "--axes", "outcome,speed"))
+
+
+def test_pareto_without_an_outcome_says_how_to_name_what_counts(run, tmp_path):
+    scoring = Scoring(RewardVector([BUILT_IN["cost"]]), {})
+    store.write(tmp_path / "a.parquet", [Trajectory(rewards={"cost": 1.0})], scoring=scoring)
+    said = refused(run("pareto", "a.parquet"))
+    assert "no component is called 'outcome': name those that count with --axes; there are: cost" in said
