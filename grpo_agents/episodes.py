@@ -131,12 +131,8 @@ class Episodes:
             except ValueError as error:
                 if len(files) == 1 and not collected.count:
                     raise
-                kept = (
-                    f"Its first {collected.count - before:,} rows are"
-                    if collected.count > before
-                    else "Nothing of it is"
-                )
-                problem(f"{error} {kept} kept.")
+                rows = collected.count - before
+                problem(f"{error} {f'Its first {rows:,} rows are' if rows else 'Nothing of it is'} kept.")
         episodes = cls(**collected.finish())
         no_task = episodes.task.codes == NONE
         return episodes._without(no_task, "are left out: their task is no JSON", problem)._without_repeated(problem)

@@ -240,7 +240,8 @@ def _write_whole(path: Path, table: pa.Table) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         with unfinished.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", use_dictionary=TEXTS, row_group_size=ROW_GROUP)
+            options: dict[str, Any] = {"use_dictionary": TEXTS}  # of which pyarrow's signature says that it is a bool
+            pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP, **options)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
