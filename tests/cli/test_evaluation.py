@@ -166,7 +166,8 @@ def test_evaluate_compares_with_another_file(run, sides):
     assert found["measures"]["cost"]["difference"]["interval"]["mean"] == pytest.approx(-1.0)
     assert found["measures"]["outcome"]["difference"]["interval"]["mean"] == pytest.approx(0.25)
     assert found["measures"]["cost"]["difference"]["p_value"] is None  # the same difference everywhere
-    assert "Against the other, paired by 4 tasks, each counted once" in run("evaluate", "new.parquet", "--against", "old.parquet").stdout
+    table = run("evaluate", "new.parquet", "--against", "old.parquet").stdout
+    assert "Against the other, paired by 4 tasks, each counted once" in table
 
 
 def test_evaluate_weighs_as_it_is_told(run, sides):
