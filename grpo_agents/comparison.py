@@ -10,9 +10,10 @@ import numpy as np
 from rich.console import Group as Lines
 
 from grpo_agents.episodes import Episodes
-from grpo_agents.evaluation import TAKEN, scalar_rewards
+from grpo_agents.evaluation import scalar_rewards
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import POWER, Difference, Interval, mean_interval, paired_difference
+from grpo_agents.summary import TAKEN
 from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, drawn, number, plain, with_interval
 
 
@@ -64,7 +65,7 @@ class Comparison:
     def tables(self) -> list[Table]:
         """What there is to say."""
         alone = f"; {self.only_here} tasks only here and {self.only_there} only there take no part"
-        said = f"paired by {self.tasks} tasks{alone if self.only_here or self.only_there else ''}"
+        said = f"paired by {self.tasks} tasks, each counted once{alone if self.only_here or self.only_there else ''}"
         head = ["measure", "here", "there", "difference (95 %)", "p", f"smallest that {POWER:.0%} would show"]
         return [Table(f"Against the other, {said}", head, [_row(*entry) for entry in self.measures.items()])]
 

@@ -139,8 +139,8 @@ class Episodes:
             except ValueError as error:
                 if len(files) == 1 and not collected.count:
                     raise
-                read = collected.count - before
-                problem(f"{error} Its first {read} rows are kept." if read else str(error))
+                rows = collected.count - before
+                problem(f"{error} {f'Its first {rows:,} rows are' if rows else 'Nothing of it is'} kept.")
         episodes = cls(**collected.finish())
         no_task = episodes.task.codes == NONE
         return episodes._without(no_task, "are left out: their task is no JSON", problem)._without_repeated(problem)

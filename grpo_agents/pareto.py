@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Group as Lines
 
 from grpo_agents.advantage import on_fixed_scale
-from grpo_agents.evaluation import Summary
 from grpo_agents.fronts import front, hypervolume
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import Interval
+from grpo_agents.summary import Summary
 from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, drawn, plain, with_interval
 
 

@@ -3,7 +3,7 @@
 Lists of structs throughout and no Arrow maps, which ``datasets`` refuses; what is free-form (tasks, tool schemas, the
 arguments of a call, the notes of a group) is JSON text. The columns:
 
-- ``run_step`` (the training step, or -1), ``phase`` (train, eval or rollout), ``group``, ``index``: where it belongs
+- ``run_step`` (the training step, or -1), ``phase`` (train, eval, rollout or frozen), ``group``, ``index``: its place
 - ``env``, ``task``, ``seed``, ``preference``, ``prompt``, ``tools``: what was asked
 - ``steps``, ``samples``: what was said, and which tokens it was; ``support`` and ``support_counts`` are those of
   :class:`~grpo_agents.support.Support`, null where nothing was cut

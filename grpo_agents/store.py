@@ -287,8 +287,9 @@ def _open(path: Path, needed: Sequence[str] = SCHEMA.names) -> Iterator[pq.Parqu
             _check_schema(path, file.schema_arrow, needed)
             yield file
     except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: not a readable trajectory file ({error}). It was cut off or damaged, or something else wrote it: "
+            f"{path}: not a readable trajectory file ({said}). It was cut off or damaged, or something else wrote it: "
             "copy it again, or leave it out."
         ) from error
 

@@ -39,7 +39,7 @@ def test_tasks_are_paired_and_their_rollouts_averaged():
     assert (found.measures["dollars"].direction, outcome.direction) == ("min", "max")
     assert "seconds" not in found.measures  # nobody took any
     text = found.as_markdown()
-    assert "paired by 12 tasks; 1 tasks only here and 0 only there take no part" in text
+    assert "paired by 12 tasks, each counted once; 1 tasks only here and 0 only there take no part" in text
     assert "smallest that 80% would show" in text
 
 

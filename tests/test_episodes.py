@@ -156,6 +156,7 @@ class TestBroken:
         assert len(read) == len(EVERYONE)
         assert len(problems) == 1
         assert "cut.parquet: not a readable trajectory file" in problems[0]
+        assert problems[0].endswith(" Nothing of it is kept.")
         with pytest.raises(ValueError, match=r"cut\.parquet: not a readable"):
             Episodes.read(tmp_path / "cut.parquet", problems.append)
 
@@ -173,7 +174,8 @@ class TestBroken:
         read = Episodes.read(file, problems.append)
         assert 0 < len(read) < 6000
         np.testing.assert_array_equal(read.group, np.arange(len(read)))
-        assert f"Its first {len(read)} rows are kept" in problems[0]
+        assert problems[0].endswith(f" Its first {len(read):,} rows are kept.")
+        assert "\n" not in problems[0]
 
     def test_rows_that_say_again_what_others_say(self, file):
         table = pq.read_table(file)

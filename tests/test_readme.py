@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from tiny import demo_module, save_start
 from transformers import Qwen3Config
 from typer.testing import CliRunner
@@ -22,6 +23,11 @@ SHORT = ["--set", "model.path=tiny", "--set", "train.steps=2", "--set", "train.b
 SHORT += ["--set", "rollout.group_size=2", "--set", "rollout.max_turn_tokens=8"]
 
 
+def section(title):
+    """What stands below a title."""
+    return re.search(rf"^## {title}\n(.*?)^## ", TEXT, re.DOTALL | re.MULTILINE)[1]
+
+
 def test_the_two_commands_come_first():
     code = [line.split("#")[0].split() for line in README.read_text().splitlines() if line.startswith("    ")]
     assert code[:2] == [["make", "demo"], ["make", "test"]]
@@ -30,6 +36,16 @@ def test_the_two_commands_come_first():
 def test_an_environment_a_vector_training_and_evaluation_take_fewer_than_40_lines():
     assert [language for language, _ in BLOCKS] == ["python", "python", "toml", "sh"]
     assert sum(len([line for line in text.splitlines() if line.strip()]) for _, text in BLOCKS) < 40
+
+
+def test_its_lists_of_commands_and_rooms_are_what_is_there():
+    listed = re.findall(r"^    grpo-agents ([a-z-]+) ", section("Commands"), re.MULTILINE)
+    assert set(listed) == set(typer.main.get_command(app).commands)
+    cells = re.findall(r"^\| (`.*?`) \|", section("The way of the data"), re.MULTILINE)
+    rooms = [room for cell in cells for room in re.findall(r"`([^`]+)`", cell)]
+    assert len(rooms) > 30
+    package = README.parent / "grpo_agents"
+    assert [room for room in rooms if not (README.parent / room).exists() and not (package / room).exists()] == []
 
 
 def test_what_it_shows_at_the_prompt_is_so():
@@ -118,7 +134,6 @@ def test_it_costs_what_is_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     result = CliRunner().invoke(app, ["cost", str(README.parent / "examples" / "gsm8k.toml")])
     assert result.exit_code == 0, result.output
-    shown = re.search(r"^## What it costs\n(.*?)^## ", TEXT, re.DOTALL | re.MULTILINE).group(1)
-    lines = [line[4:] for line in shown.splitlines() if line.startswith("    ")]
+    lines = [line[4:] for line in section("What it costs").splitlines() if line.startswith("    ")]
     assert len(lines) > 20
     assert "\n".join(lines) in result.stdout

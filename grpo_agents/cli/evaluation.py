@@ -15,9 +15,13 @@ from grpo_agents.cli.errors import console
 if TYPE_CHECKING:
     from grpo_agents.env import AgentEnv
     from grpo_agents.episodes import Episodes
-    from grpo_agents.evaluation import Best, Summary
+    from grpo_agents.evaluation import Best
     from grpo_agents.rewards.component import Component, RewardVector
+    from grpo_agents.summary import Summary
     from grpo_agents.tables import Table
+
+NAMED = 10
+"""Of more steps than these a message does not name each."""
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Trajectory files, folders of them, or runs.")]
 Reward = Annotated[
@@ -66,7 +70,7 @@ def evaluate_files(
     Is it better? `grpo-agents evaluate runs/new --against runs/old`
     """
     from grpo_agents.comparison import compare
-    from grpo_agents.evaluation import parts_table
+    from grpo_agents.summary import parts_table
 
     problems: list[str] = []
     side = load(files, problems.append, reward, preference, env, gate)
@@ -77,8 +81,9 @@ def evaluate_files(
         tables.append(parts_table(by, parts))
         found["by"] = {label: part.as_dict() for label, part in parts.items()}
     elif len(steps := sorted(set(side.episodes.step.tolist()))) > 1:
+        which = ", ".join(map(str, steps[:-1])) if len(steps) <= NAMED else f"{steps[0]}, {steps[1]} …"
         typer.echo(
-            f"these episodes are of {len(steps)} policies, of steps {', '.join(map(str, steps[:-1]))} and {steps[-1]}, "
+            f"these episodes are of {len(steps)} policies, of steps {which} and {steps[-1]}, "
             "and are pooled here: name one file to see one, or add --by step",
             err=True,
         )
@@ -126,6 +131,10 @@ def pareto(
     problems: list[str] = []
     side = load(files, problems.append, reward, None, env, gate)
     judge = side.gate or "outcome"
+    known = [entry.name for entry in side.vector]
+    if not axes and judge not in known:
+        there = ", ".join(known) or "none, as no vector says which way they count: add --reward"
+        raise ValueError(f"no component is called {judge!r}: name those that count with --axes; there are: {there}")
     costs = [entry.name for entry in side.vector if entry.direction == "min"]
     names = [name.strip() for name in axes.split(",")] if axes else [judge, *costs]
     parts = {label: side.evaluated(side.episodes.where(mask)) for label, mask in side.episodes.parts(by).items()}

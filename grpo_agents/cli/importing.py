@@ -48,12 +48,12 @@ def import_files(
     if len(done.bad) > SHOWN:
         say(f"and {len(done.bad) - SHOWN} other lines")
     if done.trajectories:
-        tasks = f" of {done.groups} tasks" if done.groups else ""
-        typer.echo(f"stored {done.trajectories} trajectories{tasks} in {out}")
+        tasks = f" of {done.groups} task{'s' * (done.groups > 1)}" if done.groups else ""
+        typer.echo(f"stored {done.trajectories} trajector{'ies' if done.trajectories > 1 else 'y'}{tasks} in {out}")
     else:
         say(f"nothing is good, and {out} is not written")
     if done.bad:
-        say(f"{len(done.bad)} lines are left out")
+        say(f"{len(done.bad)} line{'s are' if len(done.bad) > 1 else ' is'} left out")
     if done.bad or not done.trajectories:
         raise typer.Exit(1)
 

@@ -48,6 +48,9 @@ FORMATS = {
 FOLDER_FILES = ("traces.jsonl", "results.jsonl")
 """What is read of a folder."""
 
+PARQUET = b"PAR1"
+"""What a Parquet file begins with."""
+
 
 @dataclass(slots=True)
 class Imported:
@@ -77,7 +80,7 @@ def import_files(paths: Iterable[str | Path], out: str | Path, form: str | None 
     Raises:
         FileNotFoundError: No such file.
         FileExistsError: The new file is there already.
-        ValueError: No such format.
+        ValueError: No such format, or a file that is Parquet.
     """
     out = Path(out)
     if form is not None and form not in FORMATS:
@@ -107,6 +110,12 @@ def _file(path: Path) -> Path:
         return found[0]
     if not path.is_file():
         raise FileNotFoundError(f"no file {path.absolute()}")
+    with path.open("rb") as file:
+        if file.read(len(PARQUET)) == PARQUET:
+            raise ValueError(
+                f"{path} is Parquet, and an import reads lines of JSON. If it holds trajectories, every command takes "
+                "it as it is"
+            )
     return path
 
 

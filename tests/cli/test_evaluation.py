@@ -81,6 +81,17 @@ def test_evaluate_says_when_it_pools_several_policies(run, finished, monkeypatch
     assert "policies" not in run("evaluate", "runs/a/trajectories/eval-000002.parquet").stderr
 
 
+def test_evaluate_names_few_policies_and_counts_many(run, tmp_path):
+    for step in range(11):
+        store.write(
+            tmp_path / "many" / f"{step}.parquet", [Trajectory(rewards={"outcome": 1.0}, group=step)], step=step
+        )
+    said = run("evaluate", "many").stderr
+    assert "of 11 policies, of steps 0, 1 … and 10, and are pooled" in said
+    (tmp_path / "many" / "10.parquet").unlink()
+    assert "of steps 0, 1, 2, 3, 4, 5, 6, 7, 8 and 9, and are pooled" in run("evaluate", "many").stderr
+
+
 def test_evaluate_computes_the_rewards_that_are_named_anew(run, tmp_path):
     store.write(tmp_path / "some.parquet", [episode("a", 1.0, 10.0)])
     table = run("evaluate", "some.parquet", "--reward", "outcome,tool_calls").stdout
@@ -155,7 +166,8 @@ def test_evaluate_compares_with_another_file(run, sides):
     assert found["measures"]["cost"]["difference"]["interval"]["mean"] == pytest.approx(-1.0)
     assert found["measures"]["outcome"]["difference"]["interval"]["mean"] == pytest.approx(0.25)
     assert found["measures"]["cost"]["difference"]["p_value"] is None  # the same difference everywhere
-    assert "Against the other, paired by 4 tasks" in run("evaluate", "new.parquet", "--against", "old.parquet").stdout
+    table = run("evaluate", "new.parquet", "--against", "old.parquet").stdout
+    assert "Against the other, paired by 4 tasks, each counted once" in table
 
 
 def test_evaluate_weighs_as_it_is_told(run, sides):
@@ -201,3 +213,10 @@ def test_pareto_sweeps_preferences_and_runs(run, sides):
     assert runs["hypervolume"] == pytest.approx(cheapest)  # of new, which is always right
     assert "on the front" in run("pareto", "new.parquet", "--axes", "outcome").stdout
     assert "'speed' is no reward component" in refused(run("pareto", "new.parquet", "--axes", "outcome,speed"))
+
+
+def test_pareto_without_an_outcome_says_how_to_name_what_counts(run, tmp_path):
+    scoring = Scoring(RewardVector([BUILT_IN["cost"]]), {})
+    store.write(tmp_path / "a.parquet", [Trajectory(rewards={"cost": 1.0})], scoring=scoring)
+    said = refused(run("pareto", "a.parquet"))
+    assert "no component is called 'outcome': name those that count with --axes; there are: cost" in said

@@ -13,7 +13,7 @@ def test_bad_lines_are_said_and_the_good_ones_stored(run, tmp_path):
     (tmp_path / "logs.jsonl").write_text("".join(json.dumps(GOOD) + "\n" for _ in range(3)) + "{\n" * 22)
     result = run("import", "logs.jsonl", "--out", "logs.parquet")
     assert result.exit_code == 1
-    assert result.stdout == "stored 3 trajectories of 1 tasks in logs.parquet\n"
+    assert result.stdout == "stored 3 trajectories of 1 task in logs.parquet\n"
     said = result.stderr.splitlines()
     assert said[0] == "logs.jsonl: chat logs in OpenAI's form"
     assert said[1].startswith("logs.jsonl, line 4: no JSON")
@@ -21,6 +21,10 @@ def test_bad_lines_are_said_and_the_good_ones_stored(run, tmp_path):
     shown = json.loads(run("evaluate", "logs.parquet", "--json").stdout)
     assert shown["reward"]["interval"]["mean"] == 1.0
     assert shown["untrainable"] == 3
+    (tmp_path / "one.jsonl").write_text(json.dumps(GOOD) + "\n{\n")
+    one = run("import", "one.jsonl", "--out", "one.parquet")
+    assert one.stdout == "stored 1 trajectory of 1 task in one.parquet\n"
+    assert one.stderr.splitlines()[-1] == "1 line is left out"
     (tmp_path / "bad.jsonl").write_text("{\n")
     nothing = run("import", "bad.jsonl", "--out", "bad.parquet")
     assert (nothing.exit_code, nothing.stdout) == (1, "")

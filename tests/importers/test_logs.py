@@ -163,6 +163,10 @@ def test_where_nothing_is_good_nothing_is_written(tmp_path):
     (tmp_path / "there.parquet").write_text("mine")
     with pytest.raises(FileExistsError, match="exists; remove it"):
         import_files([tmp_path / "logs.jsonl"], tmp_path / "there.parquet")
+    store.write(tmp_path / "stored.parquet", [])
+    with pytest.raises(ValueError, match=r"stored\.parquet is Parquet, and an import reads lines of JSON"):
+        import_files([tmp_path / "stored.parquet"], tmp_path / "other.parquet")
+    assert not (tmp_path / "other.parquet").exists()
     said = r"unknown format 'opnai'\. There are: own, verifiers-traces, verifiers, openai"
     with pytest.raises(ValueError, match=said):
         import_files([tmp_path / "logs.jsonl"], tmp_path / "new.parquet", "opnai")
