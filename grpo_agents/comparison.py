@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from rich.console import Group as Lines
 
 from grpo_agents.episodes import Episodes
 from grpo_agents.evaluation import scalar_rewards
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import POWER, Difference, Interval, mean_interval, paired_difference
 from grpo_agents.summary import TAKEN
-from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, drawn, number, plain, with_interval
+from grpo_agents.tables import NOT_KNOWN, Shown, Table, number, with_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Shown):
     """What a comparison found.
 
     Attributes:
@@ -49,18 +47,6 @@ class Comparison:
     only_here: int
     only_there: int
     measures: dict[str, Compared]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: plain values, None for what cannot be said."""
-        return plain(self)
-
-    def as_table(self) -> Lines:
-        """For the terminal, to be printed by a ``rich.console.Console``."""
-        return drawn(self.tables())
-
-    def as_markdown(self) -> str:
-        """As Markdown."""
-        return as_markdown(self.tables())
 
     def tables(self) -> list[Table]:
         """What there is to say."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from rich.console import Group as Lines
 
 from grpo_agents.advantage import on_fixed_scale
 from grpo_agents.fronts import front, hypervolume
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import Interval
 from grpo_agents.summary import Summary
-from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, drawn, plain, with_interval
+from grpo_agents.tables import NOT_KNOWN, Shown, Table, with_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Pareto:
+class Pareto(Shown):
     """A sweep.
 
     Attributes:
@@ -52,18 +49,6 @@ class Pareto:
     directions: dict[str, str]
     hypervolume: float
     left_out: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: plain values, None for what cannot be said."""
-        return plain(self)
-
-    def as_table(self) -> Lines:
-        """For the terminal, to be printed by a ``rich.console.Console``."""
-        return drawn(self.tables())
-
-    def as_markdown(self) -> str:
-        """As Markdown."""
-        return as_markdown(self.tables())
 
     def tables(self) -> list[Table]:
         """What there is to say."""

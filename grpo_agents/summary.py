@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from rich.console import Group as Lines
 
 from grpo_agents.statistics import Interval
-from grpo_agents.tables import NOT_KNOWN, Table, as_markdown, between, drawn, number, plain, with_interval
+from grpo_agents.tables import NOT_KNOWN, Shown, Table, between, number, with_interval
 
 UNKNOWN = "unknown"
 """What the calls of tools that were not on offer are counted as, whatever the policy made up."""
@@ -80,7 +78,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Shown):
     """What an evaluation found.
 
     Attributes:
@@ -118,18 +116,6 @@ class Summary:
     tool_calls: dict[str, float]
     tool_errors: dict[str, float]
     tool_calls_by_preference: dict[str, dict[str, float]]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: plain values, None for what cannot be said."""
-        return plain(self)
-
-    def as_table(self) -> Lines:
-        """For the terminal, to be printed by a ``rich.console.Console``."""
-        return drawn(self.tables())
-
-    def as_markdown(self) -> str:
-        """As Markdown."""
-        return as_markdown(self.tables())
 
     def tables(self) -> list[Table]:
         """What there is to say."""

@@ -55,6 +55,28 @@ class Table:
         return "\n".join([f"**{_escaped(self.title)}**", "", *marked])
 
 
+class Shown:
+    """Figures, a dataclass, that are shown as tables."""
+
+    __slots__ = ()
+
+    def tables(self) -> list[Table]:
+        """What there is to say."""
+        raise NotImplementedError
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: plain values, None for what cannot be said."""
+        return plain(self)
+
+    def as_table(self) -> Group:
+        """For the terminal, to be printed by a ``rich.console.Console``."""
+        return drawn(self.tables())
+
+    def as_markdown(self) -> str:
+        """As Markdown."""
+        return as_markdown(self.tables())
+
+
 def drawn(tables: Iterable[Table]) -> Group:
     """Tables with something in them, for the terminal: to be printed by a ``rich.console.Console``."""
     return Group(*(table.drawn() for table in tables if table.rows))
