@@ -5,7 +5,6 @@ Every interval is clustered by task. A value that is missing is counted and show
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from grpo_agents.advantage import utilities, utility, weight_of
-from grpo_agents.episode_columns import Coded, task_key
+from grpo_agents.episode_columns import Coded
 from grpo_agents.episodes import Episodes
 from grpo_agents.rewards.component import Component
 from grpo_agents.statistics import (
@@ -33,22 +32,6 @@ Best = Callable[[Task, Mapping[str, float]], float | None]
 
 DRAWS = (1, 2, 4, 8, 16, 32, 64)
 """The k of pass@k, as far as there are rollouts."""
-
-
-def by_task(
-    trajectories: Iterable[Trajectory], value: Callable[[Trajectory], float | None]
-) -> dict[tuple[str, str], float]:
-    """The mean value of each task, without the trajectories where it is None.
-
-    Args:
-        trajectories: Any number for each task.
-        value: What is averaged, as ``lambda trajectory: trajectory.rewards["outcome"]``.
-    """
-    values = defaultdict(list)
-    for trajectory in trajectories:
-        if (found := value(trajectory)) is not None:
-            values[task_key(trajectory.env, trajectory.task)].append(found)
-    return {task: float(np.mean(numbers)) for task, numbers in values.items()}
 
 
 def best_of(

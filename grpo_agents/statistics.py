@@ -125,7 +125,7 @@ def paired_difference(a: Mapping[Any, float], b: Mapping[Any, float], level: flo
     """How much a is above b on the tasks that both have.
 
     Args:
-        a: One value a task, as :func:`grpo_agents.evaluation.by_task` gives them.
+        a: One value a task.
         b: The same for the other side.
         level: Of the interval; 1 − level is what p is compared with for the smallest detectable difference.
 

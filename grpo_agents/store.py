@@ -201,15 +201,6 @@ def read_scoring(paths: str | Path | Iterable[str | Path]) -> Scoring | None:
     return found[1] if found else None
 
 
-def read_steps(paths: str | Path | Iterable[str | Path]) -> list[int]:
-    """The training steps of files and folders, in order, each once: every one is another policy. −1 is of no run."""
-    steps: set[int] = set()
-    for path in files(paths):
-        with _open(path) as file:
-            steps.update(file.read(["run_step"])["run_step"].unique().to_pylist())
-    return sorted(steps)
-
-
 def read_places(path: str | Path) -> list[dict[str, Any]]:
     """Where each trajectory of a file belongs: its ``run_step``, ``phase``, ``group`` and ``index``."""
     with _open(Path(path)) as file:

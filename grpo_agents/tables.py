@@ -11,6 +11,7 @@ r"""Figures as tables: for the terminal, and as Markdown.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -55,14 +56,14 @@ class Table:
         return "\n".join([f"**{_escaped(self.title)}**", "", *marked])
 
 
-class Shown:
+class Shown(ABC):
     """Figures, a dataclass, that are shown as tables."""
 
     __slots__ = ()
 
+    @abstractmethod
     def tables(self) -> list[Table]:
         """What there is to say."""
-        raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values, None for what cannot be said."""

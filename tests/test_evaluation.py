@@ -38,12 +38,6 @@ def episode(task, outcome=1.0, spent=0.0, tools=(), **fields):
     return Trajectory(env="e", task={"id": task}, rewards=rewards, steps=steps, **fields)
 
 
-def test_by_task_averages_rollouts_and_leaves_missing_ones_out():
-    rollouts = [episode("a", 1.0), episode("a", 0.0), episode("a", None), episode("b", None)]
-    means = evaluation.by_task(rollouts, lambda trajectory: trajectory.rewards["outcome"])
-    assert means == {("e", '"a"'): 0.5}
-
-
 def test_tasks_are_told_apart_by_id_or_content():
     key = task_key
     assert key("e", {"id": 1, "x": 1}) == key("e", {"id": 1, "x": 2})

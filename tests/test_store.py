@@ -299,7 +299,6 @@ def test_how_they_were_scored_comes_back_as_plain_data(tmp_path):
     assert (a.maxima, a.gate) == ({"words": 4.0}, "outcome")
     with pytest.raises(ValueError, match=r"a\.parquet and .*c\.parquet were scored differently"):
         store.read_scoring(tmp_path)
-    assert store.read_steps(tmp_path) == [7]
 
 
 class TestOtherReaders:

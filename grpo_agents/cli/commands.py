@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,11 @@ class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """Its parameters, as they are shown."""
         return _plain(super().get_params(ctx))
+
+
+def of_runs(files: Sequence[Path]) -> list[Path]:
+    """Files and folders as they are, and of a run the folder of its trajectories."""
+    return [folder if (folder := file / "trajectories").is_dir() else file for file in files]
 
 
 def parse_weights(text: str) -> dict[str, float]:

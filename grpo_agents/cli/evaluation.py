@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from grpo_agents.cli.commands import parse_weights
+from grpo_agents.cli.commands import of_runs, parse_weights
 from grpo_agents.cli.errors import console
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def evaluate_files(
     gate: Gate = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Split by a key of the tasks, or by preference, step, env, file or phase."),
+        typer.Option(
+            metavar="KEY", help="Split by a key of the tasks, or by preference, run, step, env, file or phase."
+        ),
     ] = None,
     against: Annotated[
         Path | None,
@@ -208,7 +210,7 @@ def load(
     from grpo_agents.episodes import Episodes
     from grpo_agents.rescoring import given_by, read_vector, with_rewards
 
-    files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
+    files = of_runs(files)
     with console(stderr=True).status("reading") as status:
         episodes = Episodes.read(files, problem, lambda count: status.update(f"{count:,} episodes read"))
         read = episodes.file.values  # what could be

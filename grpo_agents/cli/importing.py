@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from grpo_agents.cli.commands import of_runs
 from grpo_agents.cli.errors import console
 
 SHOWN = 20
@@ -68,5 +69,5 @@ def export(
     """
     from grpo_agents.jsonl import export as write_lines
 
-    files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
+    files = of_runs(files)
     typer.echo(f"wrote {write_lines(files, out)} trajectories to {out}")

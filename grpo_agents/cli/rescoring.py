@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from grpo_agents.cli.commands import parse_weights
+from grpo_agents.cli.commands import of_runs, parse_weights
 from grpo_agents.cli.errors import console
 
 
@@ -38,7 +38,7 @@ def rescore_files(
 
     from grpo_agents.rescoring import rescore
 
-    files = [folder if (folder := file / "trajectories").is_dir() else file for file in files]  # of a run folder, those
+    files = of_runs(files)
     screen = console(stderr=True)
     columns = (TextColumn("trajectories"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
     try:
