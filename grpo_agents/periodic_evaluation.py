@@ -9,13 +9,13 @@ import numpy as np
 from grpo_agents import store
 from grpo_agents.advantage import utilities_of
 from grpo_agents.build import Parts
-from grpo_agents.display import Display
 from grpo_agents.engines import mix
-from grpo_agents.episode_columns import task_key
+from grpo_agents.evaluation.columns import task_key
+from grpo_agents.evaluation.statistics import mean_interval
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.scoring import Scoring
 from grpo_agents.sources import Figures, pick
-from grpo_agents.statistics import mean_interval
+from grpo_agents.terminal.display import Display
 from grpo_agents.trajectory import Group, Trajectory
 
 

@@ -21,10 +21,9 @@ from grpo_agents import store
 from grpo_agents.background import in_background
 from grpo_agents.build import Parts, build, make_source
 from grpo_agents.config import Config, load_config
-from grpo_agents.display import Display, problems_of
 from grpo_agents.engines import mix
 from grpo_agents.engines.weights import Weights
-from grpo_agents.episode_columns import task_key
+from grpo_agents.evaluation.columns import task_key
 from grpo_agents.learner import ranks
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
@@ -35,6 +34,7 @@ from grpo_agents.run_folder import RunFolder
 from grpo_agents.run_state import RunState
 from grpo_agents.sources import WRITTEN, Batch, Figures, FrozenSource
 from grpo_agents.sync_check import SyncCheck
+from grpo_agents.terminal.display import Display, problems_of
 from grpo_agents.trajectory import Group, Trajectory
 
 

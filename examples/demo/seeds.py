@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from grpo_agents.statistics import mean_interval
+from grpo_agents.evaluation.statistics import mean_interval
 
 RESULTS = Path(__file__).with_name("results")
 ENGINES = ("transformers", "vllm")

@@ -11,10 +11,10 @@ import numpy as np
 from grpo_agents import store
 from grpo_agents.advantage import utilities_of
 from grpo_agents.envs.orchestra import OrchestraEnv
-from grpo_agents.episode_columns import task_key
 from grpo_agents.evaluation import evaluate
+from grpo_agents.evaluation.columns import task_key
+from grpo_agents.evaluation.statistics import mean_interval, paired_difference
 from grpo_agents.rewards import RewardVector, cost, latency
-from grpo_agents.statistics import mean_interval, paired_difference
 from grpo_agents.trajectory import Trajectory
 
 VECTOR = RewardVector(["outcome", cost, latency])

@@ -24,12 +24,12 @@ from transformers.utils import logging
 
 from grpo_agents.build import build
 from grpo_agents.config import Config, load_config
+from grpo_agents.evaluation.statistics import mean_interval
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.model import load_model
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.sources import pick
-from grpo_agents.statistics import mean_interval
 from grpo_agents.store import read_groups
 from grpo_agents.trainer import train
 from grpo_agents.trajectory import Trajectory

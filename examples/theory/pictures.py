@@ -11,9 +11,9 @@ import landscapes
 import numpy as np
 import off_policy
 
+from grpo_agents.evaluation.statistics import mean_interval
 from grpo_agents.methods.baselines import centred, relative_to_mean
 from grpo_agents.report.pictures import COLOURS
-from grpo_agents.statistics import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

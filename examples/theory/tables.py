@@ -9,7 +9,7 @@ import landscapes
 import numpy as np
 import off_policy
 
-from grpo_agents.statistics import mean_interval
+from grpo_agents.evaluation.statistics import mean_interval
 
 Results = dict[str, Any]
 

@@ -14,11 +14,11 @@ from grpo_agents.cli.errors import console
 
 if TYPE_CHECKING:
     from grpo_agents.env import AgentEnv
-    from grpo_agents.episodes import Episodes
     from grpo_agents.evaluation import Best
+    from grpo_agents.evaluation.episodes import Episodes
+    from grpo_agents.evaluation.summary import Summary
+    from grpo_agents.evaluation.tables import Table
     from grpo_agents.rewards.component import Component, RewardVector
-    from grpo_agents.summary import Summary
-    from grpo_agents.tables import Table
 
 NAMED = 10
 """Of more steps than these a message does not name each."""
@@ -71,8 +71,8 @@ def evaluate_files(
 
     Is it better? `grpo-agents evaluate runs/new --against runs/old`
     """
-    from grpo_agents.comparison import compare
-    from grpo_agents.summary import parts_table
+    from grpo_agents.evaluation.comparison import compare
+    from grpo_agents.evaluation.summary import parts_table
 
     problems: list[str] = []
     side = load(files, problems.append, reward, preference, env, gate)
@@ -128,7 +128,7 @@ def pareto(
 
     Runs: `grpo-agents pareto runs/*/trajectories/eval-000100.parquet --by run`
     """
-    from grpo_agents.pareto import sweep
+    from grpo_agents.evaluation.pareto import sweep
 
     problems: list[str] = []
     side = load(files, problems.append, reward, None, env, gate)
@@ -149,8 +149,8 @@ def _print(tables: Sequence[Table], found: dict[str, Any], as_json: bool, as_mar
     """Figures as a person asked for them."""
     import json
 
-    from grpo_agents.tables import as_markdown as to_markdown
-    from grpo_agents.tables import drawn
+    from grpo_agents.evaluation.tables import as_markdown as to_markdown
+    from grpo_agents.evaluation.tables import drawn
 
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -207,7 +207,7 @@ def load(
         ValueError: Options that do not fit what is stored; says which.
     """
     from grpo_agents import store
-    from grpo_agents.episodes import Episodes
+    from grpo_agents.evaluation.episodes import Episodes
     from grpo_agents.rescoring import given_by, read_vector, with_rewards
 
     files = of_runs(files)

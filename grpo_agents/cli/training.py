@@ -67,7 +67,7 @@ def train(
 def _sum_up(folder: RunFolder) -> None:
     """Says what came of a run, where it is and what to do next."""
     from grpo_agents.report.run_pictures import draw_run
-    from grpo_agents.run_summary import RunSummary
+    from grpo_agents.terminal.run_summary import RunSummary
 
     summary, run = RunSummary(folder), folder.path
     summary.print(console())

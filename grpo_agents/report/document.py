@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from grpo_agents.evaluation.statistics import mean_interval
 from grpo_agents.report import figures
 from grpo_agents.report.collecting import calls_by_preference, collect, find_focus
 from grpo_agents.report.contents import pack, to_json
 from grpo_agents.report.facts import Facts
 from grpo_agents.report.sources import LIMIT, Batch, Source, choose, find_batches
 from grpo_agents.report.tokens import Vocabulary, load_tokenizer, read_lens
-from grpo_agents.statistics import mean_interval
 
 SCRIPTS = ("data", "elements", "scales", "charts", "overview", "filter", "list", "tokens", "reader", "keys", "main")
 """The page's modules, in the order in which they are put together."""

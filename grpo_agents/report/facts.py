@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from grpo_agents.advantage import utility
-from grpo_agents.episode_columns import task_key
+from grpo_agents.evaluation.columns import task_key
 from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Trajectory
 

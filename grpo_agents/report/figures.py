@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from grpo_agents.fronts import front
+from grpo_agents.evaluation.fronts import front
+from grpo_agents.evaluation.statistics import mean_interval
 from grpo_agents.report.facts import REWARD, Facts
 from grpo_agents.scoring import Scoring
-from grpo_agents.statistics import mean_interval
 
 POINTS = 1000
 """The most points of a curve; a longer one is shown by means over equal stretches."""

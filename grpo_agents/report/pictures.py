@@ -88,7 +88,7 @@ def tool_use(table: Mapping[str, Mapping[str, float]], *paths: str | Path) -> No
 
     Args:
         table: Calls an episode, by preference group and tool, as
-            :attr:`grpo_agents.summary.Summary.tool_calls_by_preference`.
+            :attr:`grpo_agents.evaluation.summary.Summary.tool_calls_by_preference`.
         paths: As for :func:`curves`.
 
     Raises:

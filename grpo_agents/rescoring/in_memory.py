@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from grpo_agents.episode_columns import NONE, Coded
-from grpo_agents.episodes import Episodes
+from grpo_agents.evaluation.columns import NONE, Coded
+from grpo_agents.evaluation.episodes import Episodes
 from grpo_agents.rescoring.footer import Footer
 from grpo_agents.rescoring.spans import Scorer, spans_of
 from grpo_agents.rescoring.stored_rows import StoredRows, open_rows

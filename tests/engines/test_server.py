@@ -308,7 +308,7 @@ def test_a_transfer_is_made_again_with_a_server_that_came_back(monkeypatch):
             calls.append("disconnect")
 
     calls = []
-    monkeypatch.setattr("grpo_agents.engines.weight_transfer.WeightTransfer", Transfer)
+    monkeypatch.setattr("grpo_agents.engines.server.weight_transfer.WeightTransfer", Transfer)
     info = settings(backend="nccl", device="cuda")
     told = {"/server_info?config_format=json": info, "/get_world_size": {"world_size": 2}}
     with serving(vllm(in_turn(refused(500, "died")), **told)) as fake, Running(fake.url, sync="nccl") as running:

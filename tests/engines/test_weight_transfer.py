@@ -7,7 +7,7 @@ import torch
 from fake_openai import refused, serving
 
 from grpo_agents.engines.openai_client import Trouble
-from grpo_agents.engines.weight_transfer import WeightTransfer
+from grpo_agents.engines.server.weight_transfer import WeightTransfer
 
 pytestmark = pytest.mark.vllm
 

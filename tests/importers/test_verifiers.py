@@ -165,7 +165,7 @@ def test_a_bad_trace_is_named(tmp_path, fields, reason):
 
 def test_what_is_imported_is_evaluated_and_refused_for_training(folder, tmp_path):
     import_files([folder], tmp_path / "a.parquet")
-    from grpo_agents.episodes import Episodes
+    from grpo_agents.evaluation.episodes import Episodes
 
     scoring = store.read_scoring(tmp_path / "a.parquet")
     summary = evaluate(Episodes.read([tmp_path / "a.parquet"], print), scoring.vector, scoring.maxima)

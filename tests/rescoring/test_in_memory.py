@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grpo_agents import store
-from grpo_agents.episodes import Episodes
+from grpo_agents.evaluation.episodes import Episodes
 from grpo_agents.rescoring import given_by, with_rewards
 from grpo_agents.rewards import RewardVector, component, cost
 from grpo_agents.trajectory import Group, Step, ToolRun, Trajectory

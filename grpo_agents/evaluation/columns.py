@@ -1,4 +1,7 @@
-"""From the rows of a trajectory file to columns of numbers, batch by batch; see :mod:`grpo_agents.episodes`."""
+"""From the rows of a trajectory file to columns of numbers, batch by batch.
+
+See :mod:`grpo_agents.evaluation.episodes`.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import termios
 
 import pytest
 
-from grpo_agents.display import PROBLEMS, Display
+from grpo_agents.terminal.display import PROBLEMS, Display
 from grpo_agents.trajectory import Trajectory
 
 
@@ -93,7 +93,7 @@ def test_problems_that_are_all_different_do_not_fill_the_screen(said):
 
 WATCHED = """
 import sys, time
-from grpo_agents.display import Display
+from grpo_agents.terminal.display import Display
 from grpo_agents.trajectory import Trajectory
 
 display = Display(8)

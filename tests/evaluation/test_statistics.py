@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_agents import statistics
+from grpo_agents.evaluation import statistics
 
 EXPERIMENTS = 2000
 

@@ -3,7 +3,7 @@
 import pytest
 
 from grpo_agents.evaluation import evaluate
-from grpo_agents.pareto import sweep
+from grpo_agents.evaluation.pareto import sweep
 from grpo_agents.rewards import RewardVector, cost
 from grpo_agents.trajectory import Trajectory
 

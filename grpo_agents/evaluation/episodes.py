@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from grpo_agents import store
-from grpo_agents.episode_columns import COLUMNS, NONE, UNCOUNTED, Coded, Collected
+from grpo_agents.evaluation.columns import COLUMNS, NONE, UNCOUNTED, Coded, Collected
 from grpo_agents.schema import to_row, to_table
 from grpo_agents.trajectory import Task, Trajectory
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from grpo_agents.advantage import utilities, utility, weight_of
-from grpo_agents.episode_columns import Coded
-from grpo_agents.episodes import Episodes
-from grpo_agents.rewards.component import Component
-from grpo_agents.statistics import (
+from grpo_agents.evaluation.columns import Coded
+from grpo_agents.evaluation.episodes import Episodes
+from grpo_agents.evaluation.statistics import (
     Interval,
     majority_at_k,
     mean_interval,
@@ -23,7 +22,8 @@ from grpo_agents.statistics import (
     pass_hat_k,
     ratio_interval,
 )
-from grpo_agents.summary import PASSED, TAKEN, UNKNOWN, Drawn, Measure, Spread, Summary
+from grpo_agents.evaluation.summary import PASSED, TAKEN, UNKNOWN, Drawn, Measure, Spread, Summary
+from grpo_agents.rewards.component import Component
 from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
 
@@ -69,8 +69,7 @@ def evaluate(
     """Sums up trajectories.
 
     Args:
-        what: The episodes, with their rewards: trajectories, or what :meth:`grpo_agents.episodes.Episodes.read` reads
-            without making any.
+        what: The episodes, with their rewards: trajectories, or what :meth:`Episodes.read` reads without making any.
         vector: The components: what makes the scalar reward (:func:`grpo_agents.advantage.utilities`), its directions
             and units. Where it is empty there is no scalar reward.
         maxima: The most an episode can cost, by component.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from grpo_agents.comparison import compare
-from grpo_agents.episodes import Episodes
+from grpo_agents.evaluation.comparison import compare
+from grpo_agents.evaluation.episodes import Episodes
 from grpo_agents.rewards import RewardVector, cost
 from grpo_agents.trajectory import Step, ToolRun, Trajectory
 

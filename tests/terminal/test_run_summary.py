@@ -12,7 +12,7 @@ from grpo_agents import store
 from grpo_agents.advantage import utility
 from grpo_agents.config import save_config
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.run_summary import RunSummary
+from grpo_agents.terminal.run_summary import RunSummary
 from grpo_agents.trajectory import Trajectory
 from runs import sft
 

@@ -20,7 +20,7 @@ from rich.console import Group
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from grpo_agents.statistics import Interval
+from grpo_agents.evaluation.statistics import Interval
 
 NOT_KNOWN = "n/a"
 """What stands for a figure that cannot be said."""

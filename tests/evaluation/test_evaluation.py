@@ -11,7 +11,7 @@ from rich.console import Console
 
 from grpo_agents import evaluation
 from grpo_agents.envs.orchestra import OrchestraEnv, generate
-from grpo_agents.episode_columns import task_key
+from grpo_agents.evaluation.columns import task_key
 from grpo_agents.rewards import BUILT_IN
 from grpo_agents.rewards.component import component, from_environment
 from grpo_agents.trajectory import Step, ToolRun, Trajectory

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grpo_agents.advantage import on_fixed_scale
-from grpo_agents.fronts import front, hypervolume
+from grpo_agents.evaluation.fronts import front, hypervolume
+from grpo_agents.evaluation.statistics import Interval
+from grpo_agents.evaluation.summary import Summary
+from grpo_agents.evaluation.tables import NOT_KNOWN, Shown, Table, with_interval
 from grpo_agents.rewards.component import Component
-from grpo_agents.statistics import Interval
-from grpo_agents.summary import Summary
-from grpo_agents.tables import NOT_KNOWN, Shown, Table, with_interval
 
 
 @dataclass(frozen=True, slots=True)

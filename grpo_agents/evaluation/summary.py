@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grpo_agents.statistics import Interval
-from grpo_agents.tables import NOT_KNOWN, Shown, Table, between, number, with_interval
+from grpo_agents.evaluation.statistics import Interval
+from grpo_agents.evaluation.tables import NOT_KNOWN, Shown, Table, between, number, with_interval
 
 UNKNOWN = "unknown"
 """What the calls of tools that were not on offer are counted as, whatever the policy made up."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_agents.fronts import front, hypervolume
+from grpo_agents.evaluation.fronts import front, hypervolume
 
 TWO = {"outcome": "max", "cost": "min"}
 

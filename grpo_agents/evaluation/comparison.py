@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grpo_agents.episodes import Episodes
 from grpo_agents.evaluation import scalar_rewards
+from grpo_agents.evaluation.episodes import Episodes
+from grpo_agents.evaluation.statistics import POWER, Difference, Interval, mean_interval, paired_difference
+from grpo_agents.evaluation.summary import TAKEN
+from grpo_agents.evaluation.tables import NOT_KNOWN, Shown, Table, number, with_interval
 from grpo_agents.rewards.component import Component
-from grpo_agents.statistics import POWER, Difference, Interval, mean_interval, paired_difference
-from grpo_agents.summary import TAKEN
-from grpo_agents.tables import NOT_KNOWN, Shown, Table, number, with_interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ For evaluation the first line will do; training takes the second::
 ``--logprobs-mode processed_logprobs`` makes the log-probs those of the distribution that tokens are drawn from. A
 server in development mode says whether it is set, and is refused where not; of another nobody can know. Development
 mode opens endpoints that change the server: let nobody else reach it. ``sync_folder`` has the same path on both
-machines; ``sync = "nccl"`` or ``"ipc"`` do without it (:mod:`grpo_agents.engines.weight_transfer`).
+machines; ``sync = "nccl"`` or ``"ipc"`` do without it (:mod:`grpo_agents.engines.server.weight_transfer`).
 
 With ``rollout.top_k`` above 20 it wants ``--max-logprobs`` of as many: the k likeliest tokens are asked for with each
 that is sampled, as what could have been sampled in its place.
@@ -41,8 +41,8 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling, check_requests
 from grpo_agents.engines.openai_client import Trouble
 from grpo_agents.engines.request_loop import Job, RequestLoop
+from grpo_agents.engines.server.vllm import VllmServer
 from grpo_agents.engines.settings import ServerConfig
-from grpo_agents.engines.vllm_server import VllmServer
 from grpo_agents.engines.weights import Weights
 from grpo_agents.support import Support, among_likeliest
 

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from grpo_agents.live_figures import LiveFigures
+from grpo_agents.terminal.live_figures import LiveFigures
 
 STEP = {"seconds/step": 2.0, "seconds/rollout": 1.0, "seconds/learn": 0.5, "tokens": 500.0}
 

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from grpo_agents import store
 from grpo_agents.advantage import utility
-from grpo_agents.display import problems_of
-from grpo_agents.episode_columns import task_key
+from grpo_agents.evaluation.columns import task_key
+from grpo_agents.evaluation.statistics import mean_interval
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.statistics import mean_interval
+from grpo_agents.terminal.display import problems_of
 
 if TYPE_CHECKING:
     from grpo_agents.scoring import Scoring

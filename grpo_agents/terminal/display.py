@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from grpo_agents.live_figures import LiveFigures
 from grpo_agents.rewards.component import FAILED
+from grpo_agents.terminal.live_figures import LiveFigures
 from grpo_agents.trajectory import Trajectory
 
 SHOWN = ("reward", "reward/outcome", "loss", "entropy", "kl", "groups_tied", "grad_norm")

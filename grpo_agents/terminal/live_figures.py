@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from grpo_agents.text_pictures import Series, binned, dots, limits, sparkline
+from grpo_agents.terminal.text_pictures import Series, binned, dots, limits, sparkline
 
 ROWS = ("reward", "reward/", "loss", "entropy", "kl", "groups_tied", "stopped/", "grad_norm", "missing/", "left_out")
 """Figures of a step in the order in which they are shown; all that begin so, where a slash is last."""

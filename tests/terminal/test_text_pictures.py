@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from grpo_agents.text_pictures import MANY, Series, binned, dots, limits, sparkline
+from grpo_agents.terminal.text_pictures import MANY, Series, binned, dots, limits, sparkline
 
 NAN = math.nan
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo_agents.engines import EngineFailure
 from grpo_agents.engines.openai_client import Client, Refusal, Trouble
-from grpo_agents.engines.server_process import ServerProcess
+from grpo_agents.engines.server.process import ServerProcess
 from grpo_agents.engines.settings import ServerConfig
 from grpo_agents.engines.weights import Weights
 
@@ -87,7 +87,7 @@ class VllmServer:
         self.context_length = lengths[self.model]
         await self._check_settings()
         if self._config.sync != "file":
-            from grpo_agents.engines.weight_transfer import WeightTransfer
+            from grpo_agents.engines.server.weight_transfer import WeightTransfer
 
             self._transfer = WeightTransfer(self._config.sync, url.removesuffix("/v1"), self._patience)
 
@@ -136,7 +136,7 @@ class VllmServer:
         if self._config.sync == "file":
             if self._config.sync_folder is None:
                 raise ValueError("engine.server.sync_folder is not set: a folder that server and trainer both see")
-            from grpo_agents.engines.weight_files import write_weights
+            from grpo_agents.engines.server.weight_files import write_weights
 
             with weights.reading() as (named, self.version):
                 self._files = write_weights(Path(self._config.sync_folder).absolute(), named, self.version)
