@@ -136,7 +136,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     tools: ClassVar[Sequence[Tool]] = ()
     preferences: ClassVar[Preferences | None] = None
     components: ClassVar[tuple[str, ...]] = ("outcome",)
-    maxima: ClassVar[Mapping[str, float]] = {}
+    maxima: Mapping[str, float] = {}
 
     def __init__(self, tasks: Any = None, *, render_mode: str | None = None):
         """Makes an environment.
@@ -194,8 +194,14 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         """How the preference is shown to the policy, at the end of the opening messages; an empty text hides it."""
         return "Preference: " + ", ".join(f"{name} {weight:g}" for name, weight in preference.items())
 
-    @classmethod
-    def expected_rewards(cls, task: Task) -> Mapping[str, Mapping[str, float]]:
+    def vary(self, task: Task, rng: np.random.Generator) -> Task:
+        """Draws what of a task differs each time it is posed (which tools, at which prices), as keys of the task.
+
+        Called once for all rollouts of a group, which are compared; a task that has been varied stays as it is.
+        """
+        return task
+
+    def expected_rewards(self, task: Task) -> Mapping[str, Mapping[str, float]]:
         """What each choice that a policy has earns on average, by component; none where that is not known.
 
         The best of them under a preference is what an evaluation measures a policy's reward by.
@@ -253,8 +259,10 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         preference = options.get("preference")
         if preference is None:
             preference = self.preferences.draw(self.np_random) if self.preferences is not None else {}
+        if type(self).vary is not AgentEnv.vary:  # else no generator is made, which costs as much as a whole step
+            task = self.vary(task, self.np_random)
         self.task, self.preference = task, dict(preference)
-        self.offer = {tool.name: tool.of(self) for tool in self.offered(task)}
+        self.offer = {tool.alias: tool.of(self) for tool in self.offered(task)}
         self.runs = []
         said = self.start(task)
         if not isinstance(said, str | Mapping | Sequence):

@@ -166,6 +166,7 @@ class Rollout:
             envs = [self._envs.pop() if self._envs else self.make_env() for _ in range(size)]
             preferences = self.preferences or envs[0].preferences
             drawn = preferences.draw(np.random.default_rng([seed, number])) if preferences is not None else {}
+            task = envs[0].vary(task, np.random.default_rng([seed, number, 1]))
             group = Group(task, drawn, [])
             for index, env in enumerate(envs):
                 trajectory = Trajectory(

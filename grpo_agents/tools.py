@@ -80,6 +80,24 @@ class Tool:
         changes = {"price": price, "latency": latency}
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
+    @property
+    def alias(self) -> str:
+        """What the policy calls it."""
+        return self.schema["function"]["name"]
+
+    def called(self, alias: str, note: str = "") -> Tool:
+        """The same tool under another name for the policy; its calls go on being counted under its own.
+
+        Args:
+            alias: What the policy is to call it.
+            note: Added to the description that the policy reads.
+        """
+        function = self.schema["function"]
+        description = " ".join(part for part in (function["description"], note) if part)
+        return replace(
+            self, schema={**self.schema, "function": {**function, "name": alias, "description": description}}
+        )
+
 
 @overload
 def tool(function: Callable[..., Any], /) -> Tool: ...
@@ -184,7 +202,7 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any]) -> t
 
     def refused(reason: str) -> tuple[str, ToolRun]:
         reason = _cut(reason)
-        return f"Error: {reason}", ToolRun(name or UNREADABLE, error=reason)
+        return f"Error: {reason}", ToolRun(tools[name].name if name in tools else name or UNREADABLE, error=reason)
 
     if "invalid" in call:
         return refused(f"the tool call could not be read: {call['invalid']}")
@@ -211,7 +229,7 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any]) -> t
     except (Exception, SystemExit) as error:  # what a tool raises is for the policy to read, and on record
         problem = _cut(f"tool {name!r} failed: {type(error).__name__}: {error}")
     seconds = time.perf_counter() - started if chosen.latency is None else chosen.latency
-    run = ToolRun(name, chosen.price, seconds, problem)
+    run = ToolRun(chosen.name, chosen.price, seconds, problem)
     return (content if problem is None else f"Error: {problem}"), run
 
 

@@ -13,7 +13,8 @@ from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.build import build
 from grpo_agents.config import load_config
-from grpo_agents.envs.orchestra import OrchestraEnv, held_out
+from grpo_agents.envs.orchestra import OrchestraEnv
+from grpo_agents.envs.orchestra.questions import held_out
 from grpo_agents.methods.gdpo import Gdpo
 from grpo_agents.rewards import cost, latency
 from grpo_agents.rewards.component import RewardVector

@@ -11,7 +11,7 @@ import numpy as np
 from grpo_agents import store
 from grpo_agents.advantage import utilities_of
 from grpo_agents.envs.orchestra import OrchestraEnv
-from grpo_agents.evaluation import evaluate
+from grpo_agents.evaluation import evaluate, worths_of
 from grpo_agents.evaluation.columns import task_key
 from grpo_agents.evaluation.statistics import mean_interval, paired_difference
 from grpo_agents.rewards import RewardVector, cost, latency
@@ -19,6 +19,8 @@ from grpo_agents.trajectory import Trajectory
 
 VECTOR = RewardVector(["outcome", cost, latency])
 KINDS = ("easy", "hard", "word")
+ENV = OrchestraEnv()
+WORTHS = worths_of(ENV.expected_rewards, VECTOR, ENV.maxima, "outcome")
 
 
 def summarise(grpo: Path) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def summarise(grpo: Path) -> dict[str, Any]:
         "users_who_weigh_latency_pay": served["latency"]["cost"],
         "users_who_weigh_latency_wait": served["latency"]["latency"],
         "users_who_weigh_cost_wait": served["cost"]["latency"],
-        "tool_use": evaluate(after, VECTOR, OrchestraEnv.maxima, gate="outcome").tool_calls_by_preference,
+        "tool_use": evaluate(after, VECTOR, ENV.maxima, gate="outcome").tool_calls_by_preference,
     }
 
 
@@ -66,7 +68,7 @@ def figures(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, float]]:
 
 def utilities(trajectories: Sequence[Trajectory]) -> np.ndarray:
     """U of each trajectory, (trajectories,)."""
-    found = utilities_of(trajectories, VECTOR, OrchestraEnv.maxima, "outcome")
+    found = utilities_of(trajectories, VECTOR, ENV.maxima, "outcome")
     if np.isnan(found).any():
         raise ValueError("a trajectory of the evaluation lacks a reward; see its `missing`")
     return found
@@ -84,8 +86,7 @@ def blind(trajectories: Sequence[Trajectory]) -> np.ndarray:
         mine = [index for index, trajectory in enumerate(trajectories) if trajectory.task["kind"] == kind]
         if mine:
             worth = {
-                name: np.array([expected(trajectories[index])[name] for index in mine])
-                for name in OrchestraEnv.choices()
+                name: np.array([expected(trajectories[index])[name] for index in mine]) for name in ENV.choices({})
             }
             found[mine] = max(worth.values(), key=lambda values: values.mean())
     return found
@@ -93,7 +94,7 @@ def blind(trajectories: Sequence[Trajectory]) -> np.ndarray:
 
 def expected(trajectory: Trajectory) -> dict[str, float]:
     """Expected U of each declared choice at a trajectory's task and preference."""
-    return OrchestraEnv.expected_utility(trajectory.task, trajectory.preference)
+    return WORTHS(trajectory.task, trajectory.preference)
 
 
 def components_of(trajectories: Sequence[Trajectory], user: str) -> dict[str, dict[str, float]]:

@@ -15,7 +15,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from grpo_agents.envs.orchestra import WORDS, OrchestraEnv
+from grpo_agents.envs.orchestra import OrchestraEnv
+from grpo_agents.envs.orchestra.questions import WORDS
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 MARKS = ["<|end|>", "<|tools|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|pad|>"]
@@ -42,7 +43,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    names = list(OrchestraEnv.choices())
+    names = list(OrchestraEnv().choices({}))
     texts = [f"last of {word}, {word}" for word in WORDS] + list(WORDS) + [f" {name}" for name in names] + names
     env = OrchestraEnv()
     for seed in range(50):

@@ -286,6 +286,6 @@ def _best(
     from grpo_agents.env import AgentEnv
     from grpo_agents.evaluation import best_of
 
-    if made is None or type(made).expected_rewards.__func__ is AgentEnv.expected_rewards.__func__:
+    if made is None or type(made).expected_rewards is AgentEnv.expected_rewards:
         return None
     return best_of(made.expected_rewards, vector, maxima, gate)

@@ -34,13 +34,14 @@ DRAWS = (1, 2, 4, 8, 16, 32, 64)
 """The k of pass@k, as far as there are rollouts."""
 
 
-def best_of(
-    expected: Callable[[Task], Mapping[str, Mapping[str, float]]],
-    vector: Sequence[Component],
-    maxima: Mapping[str, float],
-    gate: str | None,
-) -> Best:
-    """The best scalar reward that can be expected, of what :meth:`AgentEnv.expected_rewards` says of each choice.
+Expected = Callable[[Task], Mapping[str, Mapping[str, float]]]
+"""What each choice earns on average, by component: :meth:`AgentEnv.expected_rewards`."""
+
+
+def worths_of(
+    expected: Expected, vector: Sequence[Component], maxima: Mapping[str, float], gate: str | None
+) -> Callable[[Task, Mapping[str, float]], dict[str, float]]:
+    """The scalar reward that can be expected of each choice at a task under a preference, as far as it is known.
 
     Right for a gate that is 0 or 1, and does not depend on the other rewards that a choice brings: where it costs the
     same every time.
@@ -52,11 +53,17 @@ def best_of(
         passed = utility({**rewards, gate: 1.0}, preference, vector, maxima, gate)
         return None if passed is None else rewards[gate] * passed
 
-    def best(task: Task, preference: Mapping[str, float]) -> float | None:
-        worths = [worth(rewards, preference) for rewards in expected(task).values()]
-        return max((known for known in worths if known is not None), default=None)
+    def worths(task: Task, preference: Mapping[str, float]) -> dict[str, float]:
+        found = {name: worth(rewards, preference) for name, rewards in expected(task).items()}
+        return {name: known for name, known in found.items() if known is not None}
 
-    return best
+    return worths
+
+
+def best_of(expected: Expected, vector: Sequence[Component], maxima: Mapping[str, float], gate: str | None) -> Best:
+    """The best scalar reward that can be expected; see :func:`worths_of`."""
+    worths = worths_of(expected, vector, maxima, gate)
+    return lambda task, preference: max(worths(task, preference).values(), default=None)
 
 
 def evaluate(

@@ -10,7 +10,6 @@ import scipy.stats
 from rich.console import Console
 
 from grpo_agents import evaluation
-from grpo_agents.envs.orchestra import OrchestraEnv, generate
 from grpo_agents.evaluation.columns import task_key
 from grpo_agents.rewards import BUILT_IN
 from grpo_agents.rewards.component import component, from_environment
@@ -221,16 +220,6 @@ class TestShareOfTheBest:
         both = self.evaluate([episode("unheard of", 0.0), episode("easy", 1.0, 0.0), episode("hard", None)])
         assert both.share_of_best is not None
         assert both.share_of_best.mean == pytest.approx(1.0)
-
-    def test_what_orchestra_says_of_itself(self):
-        """Its expected rewards under the run's scoring are its expected utility."""
-        rng = np.random.default_rng(0)
-        for _ in range(20):
-            task, weights = generate(rng), OrchestraEnv.preferences.draw(rng)
-            best = evaluation.best_of(OrchestraEnv.expected_rewards, [OUTCOME, *COSTS], OrchestraEnv.maxima, "outcome")(
-                task, weights
-            )
-            assert best == pytest.approx(max(OrchestraEnv.expected_utility(task, weights).values()))
 
 
 def test_markdown_says_what_the_table_says():

@@ -114,7 +114,7 @@ def test_demonstrations_are_of_training_questions():
     sys.path.insert(0, str(DEMO))
     import demonstrations
 
-    from grpo_agents.envs.orchestra import held_out
+    from grpo_agents.envs.orchestra.questions import held_out
 
     for seed in range(200):
         dialogue = demonstrations.demonstrate(np.random.default_rng(seed))

@@ -1,0 +1,106 @@
+"""What is on offer for a task: some of the tools, at prices and speeds of the day, under names that say nothing.
+
+A policy that has learned on one market by heart knows neither the tools nor the prices of the next: it has to read
+(ToolOrchestra, arXiv 2511.21689, section 3).
+
+>>> from grpo_agents.envs.calculator import calculator
+>>> market = Market(prices={"calculator": (0.5, 2.0)}, aliases=("tool A", "tool B"))
+>>> offer = market.draw([calculator.costing(price=1.0, latency=3.0)], np.random.default_rng(0))
+>>> offer
+[{'name': 'tool A', 'tool': 'calculator', 'price': 2.0, 'latency': 3.0}]
+>>> market.tools([calculator], offer)[0].schema["function"]["description"]
+'Evaluates an arithmetic expression exactly. Price: $2, time: 3 s.'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from grpo_agents.tools import Tool
+
+
+@dataclass(frozen=True)
+class Market:
+    """How offers differ from task to task.
+
+    Attributes:
+        prices: Of a tool's own name the prices, in dollars a call, of which one is drawn; else its declared one.
+        latencies: The same in seconds.
+        aliases: Names that the tools are given at random; their own where there are none.
+        subsets: By the tools' own names, which ones may be on offer together; each is as likely. None: any that is not
+            empty.
+    """
+
+    prices: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    latencies: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    aliases: Sequence[str] = ()
+    subsets: Sequence[Sequence[str]] | None = None
+
+    def check(self, tools: Sequence[Tool]) -> None:
+        """Refuses a market that cannot offer these tools.
+
+        Raises:
+            ValueError: Names the key and what is wrong.
+        """
+        known = [tool.name for tool in tools]
+        for key, drawn in (("prices", self.prices), ("latencies", self.latencies)):
+            for name, values in drawn.items():
+                if name not in known:
+                    raise ValueError(f"market.{key} names {name!r}; the tools are {', '.join(known)}")
+                if not len(values) or not all(np.isfinite(value) and value >= 0 for value in values):
+                    raise ValueError(f"market.{key} of {name!r} are {list(values)}: numbers of at least 0 are wanted")
+        most = len(known) if self.subsets is None else max((len(subset) for subset in self.subsets), default=0)
+        for subset in self.subsets or ():
+            if unknown := [name for name in subset if name not in known]:
+                raise ValueError(f"market.subsets names {unknown[0]!r}; the tools are {', '.join(known)}")
+        if self.subsets is not None and not self.subsets:
+            raise ValueError("market.subsets is empty: give at least one, or leave it out")
+        if self.aliases and len(set(self.aliases)) < most:
+            raise ValueError(f"market.aliases has {len(set(self.aliases))} different names for up to {most} tools")
+
+    def draw(self, tools: Sequence[Tool], rng: np.random.Generator) -> list[dict[str, Any]]:
+        """An offer, as plain data: name, tool, price and latency of each tool in it, in random order."""
+        chosen = self._subset(tools, rng)
+        names = rng.permutation(list(self.aliases)).tolist() if self.aliases else [tool.name for tool in chosen]
+        return [
+            {
+                "name": name,
+                "tool": tool.name,
+                "price": _drawn(self.prices.get(tool.name), tool.price, rng),
+                "latency": _drawn(self.latencies.get(tool.name), tool.latency, rng),
+            }
+            for name, tool in zip(names, chosen, strict=False)
+        ]
+
+    def tools(self, tools: Sequence[Tool], offer: Sequence[dict[str, Any]]) -> list[Tool]:
+        """The tools of an offer, with price and latency in their descriptions.
+
+        Raises:
+            ValueError: The offer names a tool that there is not.
+        """
+        known = {tool.name: tool for tool in tools}
+        found = []
+        for entry in offer:
+            if entry["tool"] not in known:
+                raise ValueError(f"the task's offer names the tool {entry['tool']!r}; there are {', '.join(known)}")
+            price, latency = entry["price"], entry["latency"]
+            note = f"Price: ${price:g}" + (f", time: {latency:g} s." if latency is not None else ".")
+            found.append(known[entry["tool"]].costing(price=price, latency=latency).called(entry["name"], note))
+        return found
+
+    def _subset(self, tools: Sequence[Tool], rng: np.random.Generator) -> list[Tool]:
+        if self.subsets is None:
+            code = int(rng.integers(1, 2 ** len(tools)))
+            chosen = [tool for index, tool in enumerate(tools) if code >> index & 1]
+        else:
+            names = self.subsets[int(rng.integers(len(self.subsets)))]
+            chosen = [tool for tool in tools if tool.name in names]
+        return [chosen[index] for index in rng.permutation(len(chosen))]
+
+
+def _drawn(values: Sequence[float] | None, declared: float | None, rng: np.random.Generator) -> float | None:
+    return declared if values is None else values[int(rng.integers(len(values)))]

@@ -1,0 +1,148 @@
+"""Orchestra-v0: to answer directly or to ask, and whom, as this user prefers.
+
+Tools of any kind, each with a price and a latency; a preference over being right, what it costs and how long it takes;
+and, where a market is given, an offer that differs from task to task. After ToolOrchestra (arXiv 2511.21689).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from grpo_agents.env import AgentEnv
+from grpo_agents.envs.calculator import calculator
+from grpo_agents.envs.orchestra.market import Market
+from grpo_agents.envs.orchestra.questions import Split, questions
+from grpo_agents.envs.orchestra.simulated import simulated_model
+from grpo_agents.rewards.math_answer import extract, score_answer
+from grpo_agents.rewards.preference import Choices
+from grpo_agents.tasks import load_object
+from grpo_agents.tools import Tool
+from grpo_agents.trajectory import Message, Task, Usage
+
+DIRECT = "direct"
+"""The choice of asking nobody."""
+
+DECLARED: Mapping[str, Mapping[str, float]] = {
+    DIRECT: {"easy": 1.0, "hard": 0.0, "word": 0.0},
+    "calculator": {"easy": 1.0, "hard": 1.0, "word": 0.0},
+    "novice": {"easy": 0.7, "hard": 0.6, "word": 0.8},
+    "expert": {"easy": 0.98, "hard": 0.98, "word": 0.98},
+}
+"""How often an answer to the built-in questions is right by way of each choice and kind of question."""
+
+
+class OrchestraEnv(AgentEnv):
+    """Questions that may be answered directly, or after asking tools that cost money and time.
+
+    A task has a ``question`` and an ``answer``; the built-in ones are of three kinds, with a calculator and two
+    simulated models to ask.
+
+    Args:
+        tasks: A task source instead of the built-in questions.
+        split: Which of the built-in questions: ``train``, ``test`` (held out) or ``all``.
+        tools: The tools there are, or ``module:tools`` or ``file.py:tools`` that names them.
+        market: What of the offer is drawn for each task: a :class:`Market` or its settings. None: every tool, as it is.
+        answers: How answers are compared: ``text``, to the letter, or ``math``, by the verifier.
+        accuracy: How often an answer is right by way of each choice and kind of task, where that is known: simulated
+            models keep to it, and the best achievable reward follows from it.
+        maxima: The most an episode can sensibly cost, by component, where that is not what the built-in tools cost.
+        render_mode: See :class:`AgentEnv`.
+
+    Raises:
+        ValueError: A market that does not fit the tools.
+    """
+
+    components: ClassVar[tuple[str, ...]] = ("outcome",)
+    maxima: Mapping[str, float] = {"cost": 10.0, "latency": 3.0}
+    preferences = Choices(
+        [
+            {"outcome": outcome / 10, "cost": cost / 10, "latency": latency / 10}
+            for outcome, cost, latency in (
+                (8, 1, 1), (1, 8, 1), (1, 9, 0), (2, 7, 1), (2, 8, 0), (1, 1, 8), (2, 0, 8), (2, 1, 7),
+            )
+        ]
+    )  # fmt: skip
+    tools: ClassVar[Sequence[Tool]] = (
+        calculator.costing(price=1.0, latency=3.0),
+        simulated_model(
+            "novice", "Asks a small language model about the question: cheap, and often wrong.", price=0.5, latency=2.5
+        ),
+        simulated_model(
+            "expert",
+            "Asks a large language model about the question: dear, quick, and nearly always right.",
+            price=10.0,
+            latency=0.3,
+        ),
+    )
+
+    def __init__(
+        self,
+        tasks: object = None,
+        *,
+        split: Split = "all",
+        tools: Sequence[Tool] | str | None = None,
+        market: Market | Mapping[str, Any] | None = None,
+        answers: Literal["text", "math"] = "text",
+        accuracy: Mapping[str, Mapping[str, float]] | None = None,
+        maxima: Mapping[str, float] | None = None,
+        render_mode: str | None = None,
+    ):
+        super().__init__(questions(split) if tasks is None else tasks, render_mode=render_mode)
+        self.pool: Sequence[Tool] = load_object(tools) if isinstance(tools, str) else tools or self.tools
+        self.market = Market(**market) if isinstance(market, Mapping) else market
+        if self.market is not None:
+            self.market.check(self.pool)
+        self.answers = answers
+        self.accuracy = accuracy or (DECLARED if tools is None else {})
+        self.maxima = maxima or type(self).maxima
+
+    def vary(self, task: Task, rng: np.random.Generator) -> Task:
+        """Draws the offer from the market, where there is one, as the task's ``offer``."""
+        if self.market is None or "offer" in task:
+            return task
+        return {**task, "offer": self.market.draw(self.pool, rng)}
+
+    def offered(self, task: Task) -> Sequence[Tool]:
+        """The tools of the task's offer, or all."""
+        return Market().tools(self.pool, task["offer"]) if "offer" in task else self.pool
+
+    def start(self, task: Task) -> str:
+        """The question."""
+        return task["question"]
+
+    def describe_preference(self, preference: Mapping[str, float]) -> str:
+        """The weights in tenths: short, and a digit each."""
+        return "weights: " + ", ".join(f"{name} {10 * weight:.0f}" for name, weight in preference.items())
+
+    def finish(self, task: Task, message: Message) -> dict[str, float]:
+        """``outcome`` is 1 where the answer is the task's.
+
+        Raises:
+            ValueError: The task's own answer cannot be read.
+        """
+        content = str(message.get("content") or "").strip()
+        if self.answers == "math":
+            return {"outcome": score_answer(str(task["answer"]), extract(content) or content)}
+        return {"outcome": float(content == task["answer"])}
+
+    def choices(self, task: Task) -> dict[str, Usage]:
+        """What each choice costs: one call of a tool that is on offer, or none."""
+        costs = {entry.name: Usage(1, entry.price, entry.latency or 0.0) for entry in self.offered(task)}
+        return {DIRECT: Usage(), **costs}
+
+    def expected_rewards(self, task: Task) -> dict[str, dict[str, float]]:
+        """How often each choice is right, and what it costs; nothing of a task that is of no known kind."""
+        if not self.accuracy or task.get("kind") not in self.accuracy[DIRECT]:
+            return {}
+        return {
+            name: {
+                "outcome": self.accuracy[name][task["kind"]],
+                "cost": usage.dollars,
+                "latency": usage.latency,
+                "tool_calls": usage.calls,
+            }
+            for name, usage in self.choices(task).items()
+        }
