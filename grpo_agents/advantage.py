@@ -39,6 +39,11 @@ class AdvantageConfig(Section):
     min_std: float = Field(
         default=0.0, ge=0, description="Groups whose scalar reward spreads less take no part (ToolOrchestra: 0.1)."
     )
+    drop: list[Literal["unreadable", "unanswered"]] = Field(
+        default=[],
+        description="unreadable: turns with a tool call that cannot be read are not learned from. unanswered: rollouts "
+        "without an answer take no part (ToolOrchestra drops both).",
+    )
 
 
 @dataclass(slots=True)
@@ -287,8 +292,8 @@ def assign_advantages(
 ) -> dict[str, float]:
     """Writes the advantage of every trajectory and of its turns.
 
-    None is for no part in learning: a component that counts is missing, it is masked, its group spreads too little, or
-    the method leaves it out.
+    None is for no part in learning: a component that counts is missing, it is masked, its group spreads too little,
+    the method leaves it out, or ``config.drop`` does.
 
     Args:
         groups: The batch, scored.
@@ -313,9 +318,8 @@ def assign_advantages(
         for trajectory in group.trajectories:
             trajectory.advantage = None
             for step in trajectory.steps:
-                step.advantage = 0.0
-            counted = values_that_count(trajectory.rewards, group.preference, vector, config.gate)
-            if counted is not None and not trajectory.masked:
+                step.advantage = None if "unreadable" in config.drop and _unreadable(step) else 0.0
+            if takes_part(trajectory, group.preference, vector, config):
                 kept.append(trajectory)
         if not kept:
             continue
@@ -334,11 +338,24 @@ def assign_advantages(
                 trajectory.advantage = float(advantage)
                 if turns is not None:
                     for step, value in zip(trajectory.steps, turns[index][rollout], strict=True):
-                        step.advantage = float(value)
+                        step.advantage = None if step.advantage is None else float(value)
                     spread |= bool(np.any(turns[index][rollout]))
         tied += not spread
     everyone = sum(len(group.trajectories) for group in groups)
     return {"groups_tied": tied / max(1, len(groups)), "left_out": float(everyone - part)}
+
+
+def takes_part(
+    trajectory: Trajectory, preference: Mapping[str, float], vector: RewardVector, config: AdvantageConfig
+) -> bool:
+    """Whether all that counts of a trajectory is known, and nothing keeps it out of learning."""
+    known = values_that_count(trajectory.rewards, preference, vector, config.gate) is not None
+    unanswered = trajectory.truncated or not trajectory.final.strip()
+    return known and not trajectory.masked and not ("unanswered" in config.drop and unanswered)
+
+
+def _unreadable(step: Step) -> bool:
+    return any("invalid" in call for call in step.message.get("tool_calls") or ())
 
 
 def score_group(
@@ -399,10 +416,5 @@ def _or_nan(value: float | None) -> float:
 
 def has_spread(group: Group, vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float]) -> bool:
     """Whether the rollouts of a group differ in their returns."""
-    known = [
-        trajectory
-        for trajectory in group.trajectories
-        if values_that_count(trajectory.rewards, group.preference, vector, config.gate) is not None
-        and not trajectory.masked
-    ]
+    known = [entry for entry in group.trajectories if takes_part(entry, group.preference, vector, config)]
     return bool(known) and not equal(score_group(known, group.preference, vector, config, maxima).returns)

@@ -207,7 +207,7 @@ def _step_row(step: Step) -> dict[str, Any]:
 def _to_step(row: dict[str, Any]) -> Step:
     return Step(
         **{name: row[name] for name in _STEP_SCALARS if name != "advantage"},
-        advantage=row["advantage"] or 0.0,  # version 1 had none
+        advantage=row["advantage"],  # version 1 had none
         span=(row["start"], row["stop"]),
         message=_to_message(row["message"]),
         observation=tuple(_to_message(message) for message in row["observation"]),

@@ -83,7 +83,8 @@ class Step:
         version: Version of the weights that sampled it.
         seconds: Measured time of the environment's step.
         tokens: How many tokens a server says that the turn has, where their ids are not known.
-        advantage: What its tokens' advantage is beside that of the trajectory, with methods that look at turns.
+        advantage: What its tokens' advantage is beside that of the trajectory, with methods that look at turns; None
+            where they are not learned from.
     """
 
     message: Message
@@ -96,7 +97,7 @@ class Step:
     version: int = 0
     seconds: float = 0.0
     tokens: int | None = None
-    advantage: float = 0.0
+    advantage: float | None = 0.0
 
 
 @dataclass(slots=True)

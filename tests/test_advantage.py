@@ -368,3 +368,47 @@ def test_what_a_method_reads_has_to_be_among_the_rewards():
     said = r"^method 'rft' reads the reward 'cost', which is not among the components: outcome\. Add it to "
     with pytest.raises(ValueError, match=said):
         check_needed(Rft(correct="cost"), OUTCOME)
+
+
+class TestDrop:
+    """ToolOrchestra's filters of turns and rollouts; that of groups is min_std."""
+
+    def rollout(self, outcome, *turns, **fields):
+        steps = [
+            Step({"role": "assistant", "content": "", **({"tool_calls": [call]} if call else {"content": text})})
+            for text, call in turns
+        ]
+        return Trajectory(steps=steps, rewards={"outcome": outcome}, **fields)
+
+    def assign(self, rollouts, **settings):
+        vector = RewardVector(["outcome"])
+        figures = assign_advantages([Group({}, {}, rollouts)], vector, AdvantageConfig(**settings), {}, Grpo())
+        return [entry.advantage for entry in rollouts], figures
+
+    def rollouts(self):
+        unreadable = {"function": {"name": "", "arguments": {}}, "invalid": "no JSON", "text": "{"}
+        return [
+            self.rollout(1.0, ("", unreadable), ("42", None)),
+            self.rollout(0.0, ("41", None)),
+            self.rollout(0.0, ("", None)),
+            self.rollout(0.0, ("43", None), stop_reason="tokens"),
+        ]
+
+    def test_everything_takes_part_unless_asked_for(self):
+        rollouts = self.rollouts()
+        advantages, figures = self.assign(rollouts)
+        assert advantages == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
+        assert [step.advantage for entry in rollouts for step in entry.steps] == [0.0] * 5
+        assert figures["left_out"] == 0
+
+    def test_rollouts_without_an_answer_are_not_compared_with(self):
+        advantages, figures = self.assign(self.rollouts(), drop=["unanswered"])
+        assert advantages[:2] == pytest.approx([2**-0.5, -(2**-0.5)], abs=1e-5)  # of two alone: (1 − ½) / √½
+        assert advantages[2:] == [None, None]
+        assert figures["left_out"] == 2
+
+    def test_turns_whose_call_cannot_be_read_are_left_out_alone(self):
+        rollouts = self.rollouts()
+        advantages, _ = self.assign(rollouts, drop=["unreadable"])
+        assert advantages == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
+        assert [step.advantage for step in rollouts[0].steps] == [None, 0.0]

@@ -8,6 +8,7 @@ Any config trains it with ``--set model.path=FOLDER``: enough to see an environm
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +35,23 @@ right after what weighs most, the choice needs no attention to be found."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which digits and operators stand alone, trained on the environment's own texts."""
+    """The demo's tokenizer, trained on its environment's own texts."""
+    env = OrchestraEnv()
+    names = list(env.choices({}))
+    texts = [f"last of {word}, {word}" for word in WORDS] + list(WORDS) + [f" {name}" for name in names] + names
+    texts += [env.reset(seed=seed)[0][-1]["content"] for seed in range(50)]
+    texts += ["outcome", "cost", "latency", "Error: the tool call could not be read"] * 20
+    return train_tokenizer(texts, WHOLE, TEMPLATE)
+
+
+def train_tokenizer(texts: Sequence[str], whole: Sequence[str], template: Path) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which digits and operators stand alone.
+
+    Args:
+        texts: What it is trained on.
+        whole: Texts that are one token each.
+        template: The chat template.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -43,20 +60,14 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    names = list(OrchestraEnv().choices({}))
-    texts = [f"last of {word}, {word}" for word in WORDS] + list(WORDS) + [f" {name}" for name in names] + names
-    env = OrchestraEnv()
-    for seed in range(50):
-        texts.append(env.reset(seed=seed)[0][-1]["content"])
-    texts += ["outcome", "cost", "latency", "Error: the tool call could not be read"] * 20
     trainer = trainers.BpeTrainer(
         vocab_size=512, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), min_frequency=1, show_progress=False
     )
-    tokenizer.train_from_iterator(texts * 5, trainer)
+    tokenizer.train_from_iterator([*texts] * 5, trainer)
     tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in WHOLE])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
-    wrapped.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    wrapped.chat_template = template.read_text(encoding="utf-8")
     return wrapped
 
 
@@ -81,9 +92,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalL
     )
 
 
-def make(folder: Path, seed: int) -> None:
-    """Writes tokenizer and model where ``from_pretrained`` finds them."""
-    tokenizer = make_tokenizer()
+def make(folder: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """Writes tokenizer, the demo's where none is given, and model where ``from_pretrained`` finds them."""
+    tokenizer = tokenizer or make_tokenizer()
     make_model(tokenizer, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -86,12 +86,12 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
                 f"trajectory {trajectory.id}: it has no token ids, so that nothing can be trained on it. "
                 "A hosted model gives none: sample with another engine.backend."
             )
-        length = trajectory.sampled_tokens
+        learned = [_learned(trajectory, number) for number in range(len(trajectory.samples))]
+        length = sum(map(len, learned))
         if length == 0:
             continue
         group = groups.setdefault(trajectory.group, len(groups))
-        for number, sample in enumerate(trajectory.samples):
-            trained = np.flatnonzero(sample.mask)
+        for number, (sample, trained) in enumerate(zip(trajectory.samples, learned, strict=True)):
             if len(trained):
                 if not np.isfinite(sample.logprobs[trained]).all():
                     raise ValueError(
@@ -102,6 +102,17 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
     return Batch(rows, sum(len(row.trained) for row in rows), taking_part)
 
 
+def _learned(trajectory: Trajectory, number: int) -> np.ndarray:
+    """Where in a sample the tokens are that are learned from: its own, without turns that are left out, (trained,)."""
+    mask = trajectory.samples[number].mask
+    dropped = [step.span for step in trajectory.steps if step.sample == number and step.advantage is None]
+    if dropped:
+        mask = mask.copy()
+        for start, stop in dropped:
+            mask[start:stop] = False
+    return np.flatnonzero(mask)
+
+
 def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, place: int, group: int) -> Row:
     sample = trajectory.samples[number]
     version, turn = np.zeros((2, len(sample.ids)), np.int64)
@@ -110,7 +121,7 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
         if step.sample == number:
             span = slice(*step.span)
             version[span], turn[span] = step.version, index
-            advantages[span] += step.advantage
+            advantages[span] += step.advantage or 0.0
     logprobs = sample.logprobs[trained]
     support = None if sample.support is None else sample.support.at(trained)
     if support is not None and not support.holds(sample.ids[trained]).all():

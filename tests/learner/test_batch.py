@@ -62,6 +62,20 @@ def test_who_takes_part(rng):
     assert (empty.rows, empty.tokens, empty.trajectories) == ([], 0, 0)
 
 
+def test_turns_that_are_left_out_are_not_trained_and_do_not_count(rng):
+    trajectory = sampled(rng, 90, 3, [(2, 1), (3, 1), (1, 0)], advantage=0.5)
+    trajectory.steps = [Step({}, span=(3, 5)), Step({}, span=(6, 9), advantage=None), Step({}, span=(10, 11))]
+    batch = make_batch([trajectory])
+    (row,) = batch.rows
+    assert row.trained.tolist() == [3, 4, 10]
+    assert (row.length, batch.tokens) == (3, 3)
+    assert row.turn.tolist() == [0, 0, 2]
+    assert row.ids.tolist() == trajectory.samples[0].ids.tolist()  # they are still what the later ones come after
+    for step in trajectory.steps:
+        step.advantage = None
+    assert make_batch([trajectory]).trajectories == 0
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
 def test_a_log_probability_that_is_not_finite_is_named(rng, value):
     trajectory = sampled(rng, 90, 3, [(2, 0)], advantage=1.0, group=4, index=2)

@@ -10,7 +10,7 @@ function colourings(rollouts) {
   if (!steps.length) return [];
   const found = [["log-prob", (_, step) => step.logprobs.map((value) => value / UNIT)]];
   if (rollouts.some(({ advantage }) => advantage !== null)) {
-    found.push(["advantage", (rollout, step) => step.tokens.map(() => (rollout.advantage === null ? null : rollout.advantage + (step.advantage ?? 0)))]);
+    found.push(["advantage", (rollout, step) => step.tokens.map(() => (rollout.advantage === null || step.advantage === null ? null : rollout.advantage + step.advantage))]);
   }
   const methods = [...new Set(steps.flatMap(({ coefficients }) => coefficients.map(([method]) => method)))];
   for (const method of methods) {
