@@ -1,0 +1,85 @@
+"""The markets of the experiment: four ways to ask, whose prices and speeds change from task to task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpo_agents.envs.calculator import calculator
+from grpo_agents.envs.orchestra import OrchestraEnv, simulated_model
+from grpo_agents.envs.orchestra.questions import Split
+from grpo_agents.tools import Tool, tool
+
+NAMES = ("calculator", "novice", "adept", "expert")
+LEVELS = range(1, 10)
+UNSEEN = {"calculator": (5, 8), "novice": (2, 7), "adept": (3, 5), "expert": (4, 6)}
+"""Of each tool the prices and latencies that training never shows."""
+
+ACCURACY = {
+    "direct": {"easy": 1.0, "hard": 0.0, "word": 0.0},
+    "calculator": {"easy": 1.0, "hard": 1.0, "word": 0.0},
+    "novice": {"easy": 0.8, "hard": 0.7, "word": 0.7},
+    "adept": {"easy": 0.95, "hard": 0.9, "word": 0.9},
+    "expert": {"easy": 1.0, "hard": 1.0, "word": 1.0},
+}
+SEEN_SUBSETS = (NAMES, ("calculator", "novice", "expert"), ("novice", "adept", "expert"), ("calculator", "adept"))
+UNSEEN_SUBSETS = (("calculator", "novice", "adept"), ("calculator", "adept", "expert"), ("novice", "expert"))
+SEEN = OrchestraEnv.preferences
+BETWEEN = [
+    {"outcome": outcome / 10, "cost": cost / 10, "latency": latency / 10}
+    for outcome, cost, latency in (
+        (1, 4, 5),
+        (1, 5, 4),
+        (2, 3, 5),
+        (5, 4, 1),
+        (5, 1, 4),
+        (4, 5, 1),
+        (4, 1, 5),
+        (3, 4, 3),
+    )
+]
+"""Preferences that lie between those of training."""
+
+
+@tool(name="calculator", price=1.0, latency=1.0, timeout=None)
+def short_calculator(expression: str) -> str:
+    """calculator"""  # noqa: D403, D415  a word is what this model can read
+    return calculator(expression)
+
+
+TOOLS: tuple[Tool, ...] = (
+    short_calculator,
+    *(simulated_model(name, name, price=1.0, latency=1.0) for name in NAMES[1:]),
+)
+
+
+def seen() -> dict[str, Any]:
+    """The market of training."""
+    return _market({name: [level for level in LEVELS if level not in UNSEEN[name]] for name in NAMES}, SEEN_SUBSETS)
+
+
+def unseen_prices() -> dict[str, Any]:
+    """Prices and latencies that each tool never had in training."""
+    return _market({name: list(UNSEEN[name]) for name in NAMES}, SEEN_SUBSETS)
+
+
+def unseen_subsets() -> dict[str, Any]:
+    """Tools that were never on offer together, and no others."""
+    return seen() | {"subsets": UNSEEN_SUBSETS}
+
+
+def _market(levels: dict[str, list[int]], subsets: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+    return {"prices": levels, "latencies": levels, "subsets": subsets}
+
+
+MARKETS = {"seen": seen, "unseen_prices": unseen_prices, "unseen_subsets": unseen_subsets}
+
+
+def make(split: Split = "train", market: str = "seen") -> OrchestraEnv:
+    """The environment of a split and a market."""
+    return OrchestraEnv(
+        split=split,
+        tools=TOOLS,
+        market=MARKETS[market](),
+        accuracy=ACCURACY,
+        maxima={"cost": 10.0, "latency": 10.0},
+    )

@@ -1,0 +1,75 @@
+"""The tables of docs/orchestra.md, from what was kept of each run and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from measured import RULES, USERS
+
+from grpo_agents.evaluation.fronts import front
+from grpo_agents.evaluation.statistics import mean_interval
+
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]
+TESTS = ("seen", "unseen_prices", "unseen_subsets", "between")
+WHEN = ("when_best", "when_a_model_is_better")
+DIRECTIONS = {"outcome": "max", "cost": "min", "latency": "min"}
+
+
+def all_of(runs: Runs) -> str:
+    """Every table, in Markdown."""
+    return "\n\n".join((shares(runs), users(runs), calculator(runs)))
+
+
+def shares(runs: Runs) -> str:
+    """The share of the best achievable reward in every test, of methods and rules."""
+    rows = [
+        [f"`{name}`", *(over([run[test]["policy"]["share_of_best"]["mean"] for run in some]) for test in TESTS)]
+        for name, some in runs.items()
+    ]
+    rows += [
+        [rule, *(f"{np.mean([run[test][rule]['share_of_best']['mean'] for run in runs['sft']]):.3f}" for test in TESTS)]
+        for rule in RULES
+    ]
+    return markdown(["share of the best reward", *(test.replace("_", " ") for test in TESTS)], rows)
+
+
+def users(runs: Runs) -> str:
+    """What each kind of user gets on the markets of training, and whether another policy is better in everything."""
+    rows = []
+    for user in USERS:
+        points = {f"`{name}`": _point(some, "policy", user) for name, some in runs.items()}
+        points |= {rule: _point(runs["sft"], rule, user) for rule in RULES}
+        ahead = front([{name: point[name] for name in DIRECTIONS} for point in points.values()], DIRECTIONS)
+        rows += [
+            [user, name, *(f"{point[key]:.2f}" for key in ("share_of_best", *DIRECTIONS)), "yes" if on else ""]
+            for (name, point), on in zip(points.items(), ahead, strict=True)
+        ]
+    return markdown(["weighs most", "policy", "share of best", "outcome", "cost", "latency", "on the front"], rows)
+
+
+def calculator(runs: Runs) -> str:
+    """How often the calculator is asked about hard arithmetic."""
+    rows = [
+        [f"`{name}`", *(over([run["seen"]["calculator"][when] for run in some]) for when in WHEN)]
+        for name, some in runs.items()
+    ]
+    return markdown(["calculator asked", "where it is the best choice", "where a model is"], rows)
+
+
+def _point(runs: Sequence[Mapping[str, Any]], who: str, user: str) -> dict[str, float]:
+    found = [run["seen"][who]["by_user"][user] for run in runs]
+    return {name: float(np.mean([entry[name] for entry in found])) for name in ("share_of_best", *DIRECTIONS)}
+
+
+def over(values: Sequence[float]) -> str:
+    """Mean over seeds and its 95 % interval as text."""
+    interval = mean_interval(values)
+    return f"{interval.mean:.3f} ({interval.low:.3f} … {interval.high:.3f})"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "| --- |" + " ---: |" * (len(head) - 1), *lines[1:]])
