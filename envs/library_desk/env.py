@@ -65,7 +65,8 @@ class LibraryDeskEnv(AgentEnv):
         Raises:
             ValueError: The task's solution cannot be carried out, or leaves everything as it was; names the task.
         """
-        self.database, self._expected = Library.from_dict(task["database"]), expected_end(task)
+        self._expected = expected_end(task)
+        self.database = Library.from_dict(task["database"])
         self._distance = len(self.database.differences(self._expected))
         if not self._distance:
             raise ValueError(f"task {task.get('id')!r}: nothing is to be done, so that doing nothing would be right")
