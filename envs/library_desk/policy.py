@@ -19,7 +19,7 @@ down, and talk to the member in messages without tool calls.
 - Do what the member asks for and nothing else. Ask where something is not clear, as which of several copies.
 - A basic membership allows {LOAN_LIMIT["basic"]} loans of {LOAN_DAYS["basic"]} days, plus {LOAN_LIMIT["plus"]} of \
 {LOAN_DAYS["plus"]}.
-- Nobody borrows while a loan of theirs is overdue. The system does not check this.
+- Nobody borrows while a loan of theirs is overdue; holds are allowed. The system does not check this.
 - Copies of the format "reference" are never lent. The system does not check this.
 - A loan is renewed at most {MOST_RENEWALS} times, not while others wait for the book, and not when it is overdue. The \
 system does not check the last.
