@@ -21,6 +21,7 @@ from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.envs.library_desk.database import Library
 from grpo_agents.envs.library_desk.oracle import oracle
 from grpo_agents.envs.library_desk.tasks import LEVELS
+from grpo_agents.replay import Replay
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.cost import cost
 from grpo_agents.rollout import Rollout, RolloutConfig
@@ -223,6 +224,7 @@ def test_a_rollout_scores_what_the_database_became():
     for trajectory in rollout_of(LibraryDeskEnv, [said[-2], said[-1]]):
         assert (trajectory.stop_reason, trajectory.error) == ("terminated", None)
         assert trajectory.rewards == {"outcome": 1.0, "progress": 1.0, "cost": pytest.approx(0.02)}
+        assert Replay(LibraryDeskEnv).play(trajectory) is None  # its tools are its own, and are called again
     for trajectory in rollout_of(LibraryDeskEnv, ["What is your name?"]):
         assert trajectory.stop_reason == "turns"
         assert (trajectory.rewards["outcome"], trajectory.rewards["progress"]) == (0.0, 0.0)
