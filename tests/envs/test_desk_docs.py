@@ -16,6 +16,7 @@ from grpo_agents.env import make_env, tool_call
 from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.envs.library_desk.tasks import LEVELS
 from grpo_agents.envs.library_desk.tools import LOOK_UPS, WRITES
+from grpo_agents.tasks import load_object
 
 PAGE = (REPOSITORY / "docs" / "library_desk.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -59,6 +60,7 @@ def test_its_member_behind_a_server_serves_an_episode(tmp_path, monkeypatch):
         assert env.reset(seed=0)[0][-1]["content"] == "Hello."
         observation, _, terminated, _, _ = env.step("All is done.")
         assert (observation[0]["content"], terminated) == ("Goodbye.", True)
+        load_object(f"{path}:member")._engine.close()
 
 
 def test_its_domain_keeps_the_contract_and_can_be_solved(tmp_path):
