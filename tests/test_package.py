@@ -29,6 +29,7 @@ def loaded_by(code):
         "from grpo_agents import AgentEnv, RewardVector, component, evaluate, make_env, tool",
         "import grpo_agents.rewards, grpo_agents.evaluation, grpo_agents.store, grpo_agents.cli",
         "import gymnasium, grpo_agents; gymnasium.make('grpo_agents/ToolMath-v0').reset(seed=0)",
+        "import gymnasium, grpo_agents; gymnasium.make('grpo_agents/LibraryDesk-v0').reset(seed=0)",
     ],
 )
 def test_nothing_heavy_is_imported(code):
@@ -46,7 +47,7 @@ def test_every_public_name_is_there():
 
 def test_environments_are_registered():
     names = {name for name in gymnasium.registry if name.startswith("grpo_agents/")}
-    assert {"grpo_agents/Math-v0", "grpo_agents/ToolMath-v0", "grpo_agents/Orchestra-v0"} <= names
+    assert names >= {f"grpo_agents/{name}-v0" for name in ("Math", "ToolMath", "Orchestra", "LibraryDesk")}
 
 
 def test_the_version_is_the_projects():

@@ -12,13 +12,14 @@ def test_envs_lists_tools_prices_and_rewards(run):
         "grpo_agents/Math-v0",
         "grpo_agents/ToolMath-v0",
         "grpo_agents/Orchestra-v0",
+        "grpo_agents/LibraryDesk-v0",
         "expert $10, 0.3 s",
         "outcome",
     ):
         assert text in listed
 
 
-@pytest.mark.parametrize("name", ["Math", "ToolMath", "Orchestra"])
+@pytest.mark.parametrize("name", ["Math", "ToolMath", "Orchestra", "LibraryDesk"])
 def test_the_built_in_environments_keep_the_contract(run, name):
     result = run("check", f"grpo_agents/{name}-v0")
     assert result.exit_code == 0, result.output

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from test_chat import MARKERS
 from test_chat import make_tokenizer as make_qwen_tokenizer
 from tiny import make_model
 
 from grpo_agents import store
 from grpo_agents.config import load_config
+from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.trainer import train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -81,7 +83,44 @@ def test_orchestra_trains_adapters(stand_in, tmp_path):
     assert store.read(run / "trajectories" / "train-000001.parquet")
 
 
-@pytest.mark.parametrize("name", ["gsm8k.toml", "orchestra.toml"])
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Another stand-in, whose tokenizer has words enough for the rules of a library and its tools."""
+    folder = tmp_path_factory.mktemp("reader")
+    env = LibraryDeskEnv()
+    texts = [message["content"] for seed in range(20) for message in env.reset(seed=seed)[0]]
+    texts += [json.dumps(tool.schema) for tool in env.tools]
+    qwen = make_qwen_tokenizer("qwen3")
+    tokenizer = qwen.train_new_from_iterator(texts, 2000)
+    tokenizer.add_tokens(MARKERS)
+    tokenizer.chat_template = qwen.chat_template
+    make_model(vocab_size=len(tokenizer), max_position_embeddings=8192).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_library_desk_trains_on_its_first_level(reader, tmp_path):
+    """By how long it talks, which differs also between episodes of random weights."""
+    run = tmp_path / "run"
+    local = [f"run={run}", f"model.path={reader}", "train.steps=3", "rollout.group_size=4"]
+    local += ["env.options={split = 'train', levels = [1]}", "rollout.stop=['e', 'a']"]
+    local += ["rewards.vector=['outcome', 'progress', 'cost', 'length']", "preference.choices=[{length = 1.0}]"]
+    train(load_config(EXAMPLES / "library_desk.toml", [*FEW, *local, "rollout.max_turn_tokens=64"]))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["grad_norm"] > 0 for row in rows if "grad_norm" in row] == [True] * 3
+    ended = []
+    for step in range(3):
+        for trajectory in store.read(run / "trajectories" / f"train-{step:06}.parquet"):
+            assert trajectory.error is None
+            assert trajectory.task["level"] == 1
+            assert [message["role"] for message in trajectory.prompt] == ["system", "user"]
+            ended += [trajectory] if trajectory.stop_reason == "terminated" else []
+    assert len(ended) > 12  # of 24: the member left
+    assert all(trajectory.steps[-1].rewards == {"outcome": 0.0, "progress": 0.0} for trajectory in ended)
+    assert (run / "model" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["gsm8k.toml", "orchestra.toml", "library_desk.toml"])
 def test_they_name_models_and_data_of_the_hub(name):
     config = load_config(EXAMPLES / name)
     assert config.model.path == "Qwen/Qwen3-0.6B"
