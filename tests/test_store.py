@@ -56,8 +56,13 @@ def rich(group=0, index=0):
         ),
         tools=[{"type": "function", "function": {"name": "add", "description": "", "parameters": {}}}],
         steps=[
-            Step(said, (answer,), {"outcome": 0.0}, [ToolRun("add", 0.5, 1.5), ToolRun("add", error="no JSON")]),
-            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4, -1.5),
+            Step(
+                said,
+                (answer,),
+                {"outcome": 0.0},
+                [ToolRun("add", 0.5, 1.5), ToolRun("add", error="no JSON", called="a-2")],
+            ),
+            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4, -1.5, 9, 0.125),
         ],
         samples=[sample(5), sample(9, cut=True), sample(0), sample(7, shared=4, cut=True)],
         rewards={"outcome": 1.0, "rubric": None},
@@ -244,7 +249,7 @@ def test_groups_come_back_with_their_notes(tmp_path):
     assert table["usage"][0].as_py() == {
         "tokens": int(sum(one.mask.sum() for one in rich().samples)) + 4,
         "calls": 2,
-        "dollars": 0.5,
+        "dollars": 0.5 + 0.125,
         "latency": 1.5,
     }
 
@@ -339,7 +344,7 @@ class TestOtherReaders:
         store.write(tmp_path / "a.parquet", [rich()])
         table = pq.read_table(tmp_path / "a.parquet")
         assert "map<" not in str(table.schema)
-        assert table.schema.metadata[VERSION_KEY] == b"4"
+        assert table.schema.metadata[VERSION_KEY] == b"5"
 
 
 class TestBroken:
@@ -385,7 +390,7 @@ class TestBroken:
     def test_newer(self, tmp_path):
         table = pa.table({"group": [1]}).replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1)})
         pq.write_table(table, tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match=r"schema version is 5.*up to 4.*Install"):
+        with pytest.raises(ValueError, match=r"schema version is 6.*up to 5.*Install"):
             store.read(tmp_path)
 
     def test_missing_column(self, tmp_path):
