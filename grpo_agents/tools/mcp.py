@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import math
-import tempfile
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from grpo_agents.tools.definition import Tool, WrongArguments, check_latency
+from grpo_agents.tools.mcp_session import Session
 from grpo_agents.tools.price import Price, check_amount
 from grpo_agents.tools.running import event_loop
 
 if TYPE_CHECKING:
-    from anyio import CancelScope
-    from mcp import Client
     from mcp.types import CallToolResult
-
-PROBE_SECONDS = 2.0
-"""How long a server that gave no answer in time may take for its list of tools before it is started again."""
 
 CLOSING_SECONDS = 15.0
 """How long closing a session is waited for; the library kills a program after some 7 s."""
-
-SHOWN_LINES = 3
-"""How much of what a program wrote to its standard error is shown where it fails."""
 
 
 def mcp_tools(
@@ -82,7 +73,7 @@ class McpServer:
         self._url = url
         self._env = dict(env or {})
         self._timeout = timeout
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._opening = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -142,7 +133,7 @@ class McpServer:
     # On the event loop
 
     async def _listed(self) -> list[Any]:
-        client = await self._client()
+        client = await (await self._opened()).ready
         found, cursor = [], None
         while True:
             page = await client.list_tools(cursor=cursor)
@@ -154,11 +145,11 @@ class McpServer:
     async def _call(self, name: str, /, **arguments: Any) -> str:
         from mcp import MCPError
 
-        client = await self._client()
-        session = self._session
-        assert session is not None
+        session = await self._opened()
+        client = await session.ready
+        asked = asyncio.ensure_future(client.call_tool(name, arguments))
         try:
-            result = await client.call_tool(name, arguments)
+            result = await asyncio.shield(asked)
         except MCPError as error:
             if session.ended or self._url is not None:  # a service that was started again knows no old session
                 self._drop(session)
@@ -166,25 +157,29 @@ class McpServer:
                 raise RuntimeError(f"the MCP server ended during the call ({error}){session.said}") from error
             raise RuntimeError(f"the MCP server refuses the call: {error}") from error
         except asyncio.CancelledError:
-            session.silent = True
+            session.silent = True  # before the next call begins: telling the server takes its time
+            asked.cancel()
+            asked.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
         text = _text(result)
         if result.is_error:
             raise RuntimeError(text)
         return text
 
-    async def _client(self) -> Client:
+    async def _opened(self) -> Session:
         """The open session's; opens one where there is none, or where it has ended or hangs."""
         async with self._opening:
             session = self._session
             if session is not None and (session.ended or not await session.answers()):
                 self._drop(session)
-            if self._session is None:
-                self._session = _Session(self._transport, self._timeout, self.shown)
+                session = None
+            if session is None:
+                session = self._session = Session(self._transport, self._timeout, self.shown)
                 atexit.register(self.close)
-            return await asyncio.shield(self._session.ready)  # who waits no longer does not end it for others
+            await asyncio.shield(session.ready)  # who waits no longer does not end it for others
+            return session
 
-    def _drop(self, session: _Session) -> None:
+    def _drop(self, session: Session) -> None:
         """Ends a session without waiting for the end of its program."""
         if self._session is session:
             self._session = None
@@ -209,115 +204,6 @@ class McpServer:
         return stdio_client(StdioServerParameters(command=program, args=arguments, env=self._env), errlog=log)
 
 
-class _Session:
-    """A session with a server, opened and closed by one task, as the library's cancel scopes need it.
-
-    Attributes:
-        ready: The client, once the handshake is over; or what it failed of.
-        silent: True where a call was given up since it last answered.
-        said: What the program wrote to its standard error, once it has ended.
-    """
-
-    def __init__(self, transport: Callable[[Any], Any], seconds: float, shown: str):
-        self.ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
-        self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # perhaps nobody waits
-        self.silent = False
-        self.said = ""
-        self._stream: _Watched | None = None
-        self._scope: CancelScope | None = None
-        self._left = asyncio.Event()
-        self._task = asyncio.create_task(self._run(transport, seconds, shown))
-
-    @property
-    def ended(self) -> bool:
-        """Whether the server has gone."""
-        return self._task.done() or (self._stream is not None and self._stream.ended)
-
-    async def answers(self) -> bool:
-        """Whether a server that was silent still lives."""
-        if self.silent:
-            client = await self.ready
-            try:
-                async with asyncio.timeout(PROBE_SECONDS):
-                    await client.list_tools()
-            except TimeoutError:
-                return False
-            self.silent = False
-        return True
-
-    async def close(self) -> None:
-        """Ends it, and waits until the program is gone."""
-        self._left.set()
-        if self._scope is not None and not self.ready.done():
-            self._scope.cancel()
-        await asyncio.wait([self._task])
-
-    async def _run(self, transport: Callable[[Any], Any], seconds: float, shown: str) -> None:
-        import anyio
-        from mcp import Client
-
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-            problem: BaseException = TimeoutError(f"no handshake within {seconds:g} s")
-            try:
-                with anyio.move_on_after(seconds) as self._scope:
-                    async with Client(self._watched(transport(log)), cache=None) as client:
-                        self._scope.deadline = math.inf
-                        self.ready.set_result(client)
-                        await self._left.wait()
-            except Exception as error:  # handed to who waits for the handshake; after it, calls see that it ended
-                problem = error
-            log.seek(0)
-            tail = [line.strip() for line in log if line.strip()][-SHOWN_LINES:]
-            self.said = f". It wrote: {' '.join(tail)}" if tail else ""
-        if not self.ready.done():
-            while isinstance(problem, BaseExceptionGroup):
-                problem = problem.exceptions[0]
-            failure = ConnectionError(f"no session with the MCP server {shown}: {_described(problem)}{self.said}")
-            failure.__cause__ = problem
-            self.ready.set_exception(failure)
-
-    @asynccontextmanager
-    async def _watched(self, transport: Any) -> AsyncGenerator[tuple[Any, Any], None]:
-        """The transport, with an eye on whether the server has closed it."""
-        async with transport as (read, write):
-            self._stream = _Watched(read)
-            yield self._stream, write
-
-
-class _Watched:
-    """A stream that remembers that it came to its end."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-        self.ended = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def __aiter__(self) -> _Watched:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await self._stream.__anext__()
-        except BaseException as error:
-            self.ended = not isinstance(error, asyncio.CancelledError)
-            raise
-
-    async def __aenter__(self) -> _Watched:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(self, *raised: Any) -> bool | None:
-        return await self._stream.__aexit__(*raised)
-
-
-def _described(problem: BaseException) -> str:
-    if isinstance(problem, FileNotFoundError):
-        return f"there is no program {problem.filename!r}"
-    return f"{type(problem).__name__}: {problem}"
-
-
 def _reader(schema: dict[str, Any]) -> Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]]:
     """What reads the arguments of a call by a JSON schema."""
     from jsonschema import Draft202012Validator
@@ -337,9 +223,7 @@ def _reader(schema: dict[str, Any]) -> Callable[[Any], tuple[tuple[Any, ...], di
 
 def _text(result: CallToolResult) -> str:
     """A result as text: its parts, or what is no text by its kind."""
-    import json
-
-    parts = [getattr(part, "text", None) or f"[{part.type}]" for part in result.content]
+    parts = [part.text if part.type == "text" else f"[{part.type}]" for part in result.content]
     if not parts and result.structured_content is not None:
         return json.dumps(result.structured_content, ensure_ascii=False)
     return "\n".join(parts)

@@ -1,4 +1,7 @@
-"""A server for tests, over standard input and output: `python mcp_server.py FILE`, where FILE gets its process id."""
+"""A server for tests: `python mcp_server.py FILE [PORT]`, where FILE gets its process id.
+
+Over standard input and output, or on a port of this machine.
+"""
 
 import asyncio
 import os
@@ -56,4 +59,7 @@ def crash() -> str:
 if __name__ == "__main__":
     with Path(sys.argv[1]).open("a") as file:
         file.write(f"{os.getpid()}\n")
-    server.run("stdio")
+    if len(sys.argv) > 2:
+        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[2]))
+    else:
+        server.run("stdio")

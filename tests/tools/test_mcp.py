@@ -3,9 +3,11 @@
 import builtins
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,14 @@ def alive(pid):
     """Whether a process runs; one that has ended and was not waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def answer(tools, name, arguments):
+    call = {"id": "0", "type": "function", "function": {"name": name, "arguments": arguments}}
+    messages, runs = run_calls(tools, [call])
+    return messages[0]["content"], runs[0]
 
 
 class Served:
@@ -39,9 +47,7 @@ class Served:
         tool = self.tools[name]
         if seconds is not None:
             tool = type(tool)(**{key: getattr(tool, key) for key in tool.__slots__} | {"timeout": seconds})
-        call = {"id": "0", "type": "function", "function": {"name": name, "arguments": arguments or {}}}
-        messages, runs = run_calls({name: tool}, [call])
-        return messages[0]["content"], runs[0]
+        return answer({name: tool}, name, arguments or {})
 
 
 @pytest.fixture
@@ -141,6 +147,45 @@ def test_a_program_that_ends_takes_its_servers_with_it(tmp_path):
     )
     assert (said.stdout, said.stderr) == ("6 0.1\n", "")
     assert not alive(int((tmp_path / "pids").read_text()))
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@contextmanager
+def service(folder, port):
+    """The server on a port, once it can be reached."""
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER), str(folder / "pids"), str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while process.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+                break
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_service_behind_a_url_is_found_again_when_it_was_started_again(tmp_path):
+    port = free_port()
+    with service(tmp_path, port):
+        server = McpServer(url=f"http://127.0.0.1:{port}/mcp", timeout=10.0)
+        tools = {tool.name: tool for tool in server.tools(price=0.25)}
+        assert answer(tools, "add", {"a": 1, "b": 2})[0] == "3"
+    content, run = answer(tools, "count", {})
+    assert content.startswith("Error: tool 'count' failed: ")
+    assert run.dollars == 0.25
+    with service(tmp_path, port):
+        answers = [answer(tools, "count", {})[0] for _ in range(2)]
+        assert answers[-1] in ("1", "2")
+        server.close()
 
 
 SILENT = "import os, sys, time; print('I am', os.getpid(), file=sys.stderr, flush=True); time.sleep(600)"
