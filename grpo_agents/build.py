@@ -201,7 +201,23 @@ def make_vector(config: RewardsConfig, env: AgentEnv) -> RewardVector:
     """
     wanted = load_object(config.vector) if isinstance(config.vector, str) else config.vector
     given = {name: from_environment(name) for name in env.components}
-    return rewards.as_vector(wanted, given, f"rewards.vector {config.vector!r}")
+    vector = rewards.as_vector(wanted, given, f"rewards.vector {config.vector!r}")
+    _check_uses(vector, env)
+    return vector
+
+
+def _check_uses(vector: RewardVector, env: AgentEnv) -> None:
+    """Refuses to count the uses of a tool that an environment never offers, where it offers the same in every task."""
+    if type(env).offered is not AgentEnv.offered:
+        return
+    known = [tool.name for tool in env.tools]
+    for name in vector.names:
+        tool = name.removeprefix(rewards.USES)
+        if name.startswith(rewards.USES) and name not in env.components and tool not in known:
+            raise ValueError(
+                f"rewards.vector names {name!r}, and the environment has no tool {tool!r}. "
+                f"It has: {', '.join(known) or 'none'}"
+            )
 
 
 def make_preferences(config: PreferenceConfig) -> Preferences | None:

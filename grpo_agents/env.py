@@ -33,7 +33,9 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import seeding
 
 from grpo_agents.tasks import Tasks, as_tasks, load_object
-from grpo_agents.tools import Tool, run_calls
+from grpo_agents.tools import Price, Tool, run_calls
+from grpo_agents.tools.price import check_amount
+from grpo_agents.tools.running import ROUNDING
 from grpo_agents.trajectory import Message, Task, ToolRun
 
 if TYPE_CHECKING:
@@ -127,8 +129,14 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         preferences: How a preference is drawn when none is handed in; None weighs every component 1.
         components: Names of the rewards that :meth:`finish` and :meth:`respond` give: all of them, by an episode's end.
         maxima: The most an episode can sensibly cost, by component name (``cost``, ``latency``): the scale of savings.
+        budget: Dollars that an episode may spend; None for any. :meth:`allowance` can choose it by task. A call that
+            can cost more than is left is refused; an episode that has spent more, because a call or its own tokens came
+            to more than could be known, ends after that step (:meth:`finish` judges its last message).
+        token_price: What the policy's own tokens cost: a turn, the tokens of its whole prompt, and those it writes.
+            The rollout counts them. None where they are free.
         preference: The running episode's preference.
         runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).
+        spent: Dollars that the running episode has spent.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  Gymnasium declares it so
@@ -137,6 +145,8 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     preferences: ClassVar[Preferences | None] = None
     components: ClassVar[tuple[str, ...]] = ("outcome",)
     maxima: Mapping[str, float] = {}
+    budget: float | None = None
+    token_price: Price | None = None
 
     def __init__(self, tasks: Any = None, *, render_mode: str | None = None):
         """Makes an environment.
@@ -160,6 +170,8 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         self.preference: dict[str, float] = {}
         self.offer: dict[str, Tool] = {}
         self.runs: list[ToolRun] = []
+        self.spent = 0.0
+        self._allowance: float | None = None
         self._conversation: list[Message] = []
         self._running = False
 
@@ -177,18 +189,16 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         """Answers one message: runs its tool calls, or takes it for the final answer."""
         calls = message.get("tool_calls")
         if not calls:
-            rewards = self.finish(self.task, message)
-            if not isinstance(rewards, Mapping):
-                raise TypeError(
-                    f"{type(self).__name__}.finish returned {_described(rewards)}; return a dict such as "
-                    "{'outcome': 1.0}"
-                )
-            return Reply(rewards=rewards, terminated=True)
+            return Reply(rewards=self._judged(message), terminated=True)
         return Reply(messages=self.run_tools(calls))
 
     def offered(self, task: Task) -> Sequence[Tool]:
         """The tools on offer for this task."""
         return self.tools
+
+    def allowance(self, task: Task) -> float | None:
+        """Dollars that an episode of this task may spend; None for any."""
+        return self.budget
 
     def describe_preference(self, preference: Mapping[str, float]) -> str:
         """How the preference is shown to the policy, at the end of the opening messages; an empty text hides it."""
@@ -232,9 +242,19 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     def _np_random(self) -> np.random.Generator:  # type: ignore[override]  where Gymnasium's checker looks
         return self.np_random
 
+    @property
+    def left(self) -> float | None:
+        """Dollars that are left of the episode's budget, below 0 where it is overdrawn; None without a budget."""
+        return None if self._allowance is None else self._allowance - self.spent
+
+    def charge(self, dollars: float) -> None:
+        """Adds to what the episode has spent: by its tools, and by its own tokens, which the rollout counts."""
+        self.spent += dollars
+
     def run_tools(self, calls: Sequence[Mapping[str, Any]]) -> list[Message]:
-        """Runs tool calls and keeps what they cost."""
-        messages, self.runs = run_calls(self.offer, calls)
+        """Runs tool calls and keeps what they cost; one that can cost more than is left is refused."""
+        messages, self.runs = run_calls(self.offer, calls, self.left)
+        self.charge(sum(run.dollars for run in self.runs))
         return messages
 
     def reset(
@@ -262,8 +282,16 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         if type(self).vary is not AgentEnv.vary:  # else no generator is made, which costs as much as a whole step
             task = self.vary(task, self.np_random)
         self.task, self.preference = task, dict(preference)
-        self.offer = {tool.alias: tool.of(self) for tool in self.offered(task)}
+        offered = self.offered(task)
+        self.offer = {tool.alias: tool.of(self) for tool in offered}
+        if len(self.offer) < len(offered):
+            names = [tool.alias for tool in offered]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{type(self).__name__} offers two tools that are called {twice!r}: Tool.called(…)")
         self.runs = []
+        self.spent, self._allowance = 0.0, self.allowance(task)
+        if self._allowance is not None:
+            check_amount(self._allowance, f"{type(self).__name__}: the budget")
         said = self.start(task)
         if not isinstance(said, str | Mapping | Sequence):
             raise TypeError(
@@ -285,8 +313,9 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
 
         Returns:
             The new messages; the reward, which is this step's components weighed by the preference (each 1 where
-            there is none); terminated; truncated (always False: budgets are the rollout's, or ``TimeLimit``'s); and
-            ``info`` with ``rewards`` by component.
+            there is none); terminated; truncated (always False: limits of turns and tokens are the rollout's, or
+            ``TimeLimit``'s); and ``info`` with ``rewards`` by component, and with the ``stop_reason`` ``budget`` where
+            an overdrawn budget ended the episode.
 
         Raises:
             gymnasium.error.ResetNeeded: No episode is running.
@@ -302,13 +331,27 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         reply = self.respond(action)
         if not isinstance(reply, Reply):
             raise TypeError(f"{type(self).__name__}.respond returned {_described(reply)}; return a Reply(…)")
+        overdrawn = not reply.terminated and self.left is not None and self.left < -ROUNDING
         observation = _as_messages(reply.messages)
         self._conversation += [action, *observation]
-        self._running = not reply.terminated
+        terminated = reply.terminated or overdrawn
+        self._running = not terminated
         rewards = {name: self._number(name, value) for name, value in reply.rewards.items()}
+        for name, value in (self._judged(action) if overdrawn else {}).items():
+            rewards[name] = rewards.get(name, 0.0) + self._number(name, value)
         weights = self.preference
         reward = sum([value * (weights.get(name, 0.0) if weights else 1.0) for name, value in rewards.items()], 0.0)
-        return observation, reward, reply.terminated, False, {"rewards": rewards}
+        info = {"rewards": rewards, **({"stop_reason": "budget"} if overdrawn else {})}
+        return observation, reward, terminated, False, info
+
+    def _judged(self, message: Message) -> Mapping[str, float]:
+        """What :meth:`finish` says of the last message."""
+        rewards = self.finish(self.task, message)
+        if not isinstance(rewards, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}.finish returned {_described(rewards)}; return a dict such as {{'outcome': 1.0}}"
+            )
+        return rewards
 
     def _number(self, name: str, value: Any) -> float:
         try:

@@ -81,7 +81,8 @@ def _read(line: str) -> Message | str:
 
 def describe_costs(tool: Tool) -> str:
     """A tool's price and latency, for people."""
-    return f"${tool.price:g}, {'measured' if tool.latency is None else f'{tool.latency:g} s'}"
+    price = "by use" if tool.prices is None else f"${tool.price:g}" if not tool.metered else str(tool.prices)
+    return f"{price}, {'measured' if tool.latency is None else f'{tool.latency:g} s'}"
 
 
 def _describe_tool(tool: Tool) -> str:

@@ -4,7 +4,7 @@ An environment is reset with the stored task, seed and preference, stepped with 
 reward and to end the same. What a tool of the environment says is computed again: one that :meth:`~.tools.Tool.of`
 binds, as a method of the environment or a session of Python. Any other is from outside (a search, a model, a service),
 so that it need not say today what it said then: it is not called, and the policy reads the stored result again. Its
-arguments are checked as before, and its price is the present one.
+arguments are checked as before, and its price is the present one, unless only the call showed what it cost.
 
 >>> from grpo_agents.env import make_env
 >>> from grpo_agents.trajectory import Step, Trajectory
@@ -30,7 +30,7 @@ from typing import Any
 
 from grpo_agents.env import AgentEnv
 from grpo_agents.threads import Abandoned, Outcome, StepThreads
-from grpo_agents.tools import Tool, run_calls
+from grpo_agents.tools import Price, Tool, run_calls
 from grpo_agents.trajectory import Message, Step, ToolRun, Trajectory
 
 STEP_SECONDS = 60.0
@@ -180,6 +180,7 @@ class _Table:
         self.env = env
         self._offered = env.offered
         self._step: Step | None = None
+        self._outside: dict[str, Tool] = {}  # as they are offered, by what they are called
         self._reached = False  # whether a tool from outside was called since it was last looked
         env.offered = self._offer  # type: ignore[method-assign]
         env.run_tools = self._run_tools  # type: ignore[method-assign]
@@ -194,6 +195,7 @@ class _Table:
     def step(self, step: Step) -> Any:
         """Takes the stored message; what the environment answers, and the tool calls of the turn."""
         self._step = step
+        self.env.charge(step.dollars)
         outcome = self.env.step(step.message)
         self._refuse_other_calls()
         return outcome, self.env.runs
@@ -209,9 +211,13 @@ class _Table:
             self._reached = True
             return ""
 
+        offered = self._offered(task)
+        self._outside = {tool.alias: tool for tool in offered}
         return [
-            replace(tool, function=note, timeout=None, _is_async=False) if tool.of(self.env) is tool else tool
-            for tool in self._offered(task)
+            replace(tool, function=note, prices=Price(tool.price), timeout=None, _is_async=False, _most=tool.most)
+            if tool.of(self.env) is tool
+            else tool
+            for tool in offered
         ]
 
     def _run_tools(self, calls: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -220,12 +226,15 @@ class _Table:
         said: list[Message] = []
         runs: list[ToolRun] = []
         for place, call in enumerate(calls):
-            (message,), (run,) = run_calls(self.env.offer, [call])
+            (message,), (run,) = run_calls(self.env.offer, [call], self.env.left)
             if self._reached:
                 self._reached = False
                 message["content"], was = self._stored(place, len(calls))
-                declared = self.env.offer[run.name].latency is not None
-                run = ToolRun(run.name, run.dollars, run.latency if declared else was.latency, was.error)
+                chosen = self._outside[message["name"]]
+                run.dollars = was.dollars if chosen.metered else run.dollars
+                run.latency = was.latency if chosen.latency is None else run.latency
+                run.error = was.error
+            self.env.charge(run.dollars)
             said.append(message)
             runs.append(run)
         self.env.runs = runs
@@ -242,7 +251,7 @@ class _Table:
 
 def _ending(trajectory: Trajectory | None, where: str) -> list[str]:
     """How an episode is stored to have gone on after a reset or a step; None for one that went on."""
-    if trajectory is not None and trajectory.stop_reason in ("terminated", "truncated"):
+    if trajectory is not None and trajectory.stop_reason in ("terminated", "truncated", "budget"):
         return [trajectory.stop_reason]
     if trajectory is not None and trajectory.stop_reason == "error":
         return (trajectory.error or "").removeprefix(f"{trajectory.env} {where}: ").splitlines()
@@ -257,8 +266,10 @@ def _ended(outcome: Any, where: str) -> list[str]:
         return f"{type(outcome).__name__}: {outcome}".splitlines()
     if where == "reset":
         return ["goes on"]
-    (_, _, terminated, truncated, _), _ = outcome
-    return ["terminated" if terminated else "truncated" if truncated else "goes on"]
+    (_, _, terminated, truncated, info), _ = outcome
+    if terminated:
+        return [info.get("stop_reason", "terminated")]
+    return ["truncated" if truncated else "goes on"]
 
 
 def _first(*parts: tuple[str, list[str], list[str]], where: str) -> Difference | None:

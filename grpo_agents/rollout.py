@@ -25,7 +25,7 @@ from grpo_agents.rewards.component import FAILED, RewardVector
 from grpo_agents.rewards.preference import Preferences
 from grpo_agents.section import Section
 from grpo_agents.threads import Abandoned, Outcome, StepThreads
-from grpo_agents.trajectory import Group, Task, Trajectory
+from grpo_agents.trajectory import Group, Step, Task, Trajectory
 
 POLL_SECONDS = 0.05
 """How often deadlines are looked at while nothing happens."""
@@ -258,12 +258,31 @@ class Rollout:
         """Records what was sampled; False where the turn was cut by a budget, which ends the episode."""
         conversation = episode.conversation
         assert conversation is not None
-        episode.trajectory.steps.append(conversation.take(completion))
+        step = conversation.take(completion)
+        episode.trajectory.steps.append(step)
         episode.sampled += completion.tokens
+        if not self._charge(episode, step):
+            return False
         if completion.finish_reason == "length":
             full = conversation.length >= self.engine.context_length
             episode.trajectory.stop_reason = "context" if full else "tokens"
             return False
+        return True
+
+    def _charge(self, episode: _Episode, step: Step) -> bool:
+        """Charges the policy's own tokens, where they have a price; False where nobody counted them."""
+        price = episode.env.token_price
+        if price is None:
+            return True
+        start, stop = step.span
+        read, written = (start, stop - start) if stop else (step.read, step.tokens)
+        try:
+            step.dollars = price.of(read, written)
+        except ValueError as error:
+            episode.trajectory.stop_reason = "error"
+            episode.trajectory.error = f"{self.env_name}: a turn cannot be charged (token_price): {error}"
+            return False
+        episode.env.charge(step.dollars)
         return True
 
     def _observe(self, episode: _Episode, outcome: Any, deadline: float) -> bool:
@@ -281,6 +300,7 @@ class Rollout:
         step = trajectory.steps[-1]
         step.observation, step.rewards, step.tools, step.seconds = observation, info["rewards"], runs, seconds
         if terminated:
+            trajectory.stop_reason = info.get("stop_reason", "terminated")
             return False
         if truncated:
             trajectory.stop_reason = "truncated"

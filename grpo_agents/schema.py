@@ -9,7 +9,7 @@ arguments of a call, the notes of a group) is JSON text. The columns:
   :class:`~grpo_agents.support.Support`, null where nothing was cut
 - ``rewards``: the vector; a null value is one that could not be computed, and ``missing`` says why
 - ``stop_reason``, ``error``, ``masked``, ``advantage``, ``seconds``: how it went; ``usage``: the ``tokens`` that the
-  policy wrote (null in files of versions before 4), and what its tools cost
+  policy wrote (null in files of versions before 4), and what they and its tools cost
 - ``group_notes``: the notes of its group, the same on each of its rows; null where it was written without a group
 """
 
@@ -26,7 +26,7 @@ import pyarrow as pa
 from grpo_agents.support import Support
 from grpo_agents.trajectory import Message, Sample, Step, ToolRun, Trajectory
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised whenever a reader of the version before would misread the file."""
 
 VERSION_KEY = b"grpo_agents.schema_version"
@@ -58,12 +58,14 @@ _STEP_SCALARS = {
     "seconds": _FLOAT,
     "tokens": _INT,
     "advantage": _FLOAT,
+    "read": _INT,
+    "dollars": _FLOAT,
 }
 _STEP = {
     "message": pa.struct(list(_MESSAGE.items())),
     "observation": _list_of(**_MESSAGE),
     "rewards": _list_of(name=_TEXT, value=_FLOAT),
-    "tools": _list_of(name=_TEXT, dollars=_FLOAT, latency=_FLOAT, error=_TEXT),
+    "tools": _list_of(name=_TEXT, dollars=_FLOAT, latency=_FLOAT, error=_TEXT, called=_TEXT),
     "start": _INT,
     "stop": _INT,
     **_STEP_SCALARS,
@@ -199,15 +201,16 @@ def _step_row(step: Step) -> dict[str, Any]:
         "observation": [_message_row(message) for message in step.observation],
         "rewards": [{"name": name, "value": value} for name, value in step.rewards.items()],
         "tools": [
-            {"name": run.name, "dollars": run.dollars, "latency": run.latency, "error": run.error} for run in step.tools
+            {name: getattr(run, name) for name in ("name", "dollars", "latency", "error", "called")}
+            for run in step.tools
         ],
     }
 
 
 def _to_step(row: dict[str, Any]) -> Step:
     return Step(
-        **{name: row[name] for name in _STEP_SCALARS if name != "advantage"},
-        advantage=row["advantage"],  # version 1 had none
+        **{name: row[name] for name in _STEP_SCALARS if name != "dollars"},
+        dollars=row["dollars"] or 0.0,  # versions before 5 had none
         span=(row["start"], row["stop"]),
         message=_to_message(row["message"]),
         observation=tuple(_to_message(message) for message in row["observation"]),

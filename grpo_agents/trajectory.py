@@ -25,9 +25,9 @@ class Usage:
     """What something cost.
 
     Attributes:
-        calls: Tool calls that were really run.
-        dollars: Their price.
-        latency: Their seconds: declared where the tool declares them, measured elsewhere.
+        calls: Tool calls.
+        dollars: Their price, and that of the policy's own tokens where they have one.
+        latency: The calls' seconds: declared where the tool declares them, measured elsewhere.
     """
 
     calls: int = 0
@@ -40,12 +40,21 @@ class Usage:
 
 @dataclass(slots=True)
 class ToolRun:
-    """One tool call of a step: which tool, what it cost, and why it failed if it did."""
+    """One tool call of a step.
+
+    Attributes:
+        name: The tool's own name; of a tool that does not exist, what the policy called it.
+        dollars: What it cost.
+        latency: Its seconds.
+        error: Why it failed; None where it did not.
+        called: What the policy called the tool, where that is another name.
+    """
 
     name: str
     dollars: float = 0.0
     latency: float = 0.0
     error: str | None = None
+    called: str | None = None
 
 
 @dataclass(slots=True)
@@ -85,6 +94,8 @@ class Step:
         tokens: How many tokens a server says that the turn has, where their ids are not known.
         advantage: What its tokens' advantage is beside that of the trajectory, with methods that look at turns; None
             where they are not learned from.
+        read: How many tokens a server says that the prompt of the turn had.
+        dollars: What the policy's own tokens of the turn cost: those of its whole prompt, read, and those written.
     """
 
     message: Message
@@ -98,6 +109,8 @@ class Step:
     seconds: float = 0.0
     tokens: int | None = None
     advantage: float | None = 0.0
+    read: int | None = None
+    dollars: float = 0.0
 
 
 @dataclass(slots=True)
@@ -115,8 +128,8 @@ class Trajectory:
         samples: The token sequences; every sampled token is masked in exactly one of them.
         rewards: The vector, by component name; None where we failed to compute a component.
         missing: The reason for each None.
-        stop_reason: ``terminated``, or what cut the episode short: ``turns``, ``tokens``, ``context``, ``deadline``,
-            ``truncated`` (by the environment) or ``error``.
+        stop_reason: ``terminated``, or what cut the episode short: ``turns``, ``tokens``, ``context``, ``budget``,
+            ``deadline``, ``truncated`` (by the environment) or ``error``.
         error: What went wrong, for ``deadline`` and ``error``.
         masked: True where it is kept out of learning by choice (a truncated rollout, if the config says so).
         advantage: A of the whole trajectory; None before it is computed or where it carries no gradient.
@@ -166,9 +179,10 @@ class Trajectory:
 
     @property
     def usage(self) -> Usage:
-        """What its tools cost."""
+        """What its tools and its own tokens cost."""
         total = Usage()
         for step in self.steps:
+            total.dollars += step.dollars
             for run in step.tools:
                 total.calls += 1
                 total.dollars += run.dollars

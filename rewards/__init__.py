@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo_agents.rewards.component import Component, RewardVector, component, from_environment
-from grpo_agents.rewards.cost import cost, latency, length, tool_calls
+from grpo_agents.rewards.cost import USES, cost, latency, length, tool_calls, uses
 from grpo_agents.rewards.format import format
 from grpo_agents.rewards.math_answer import math_answer
 from grpo_agents.rewards.reward_model import learned
 from grpo_agents.tasks import load_object
 
-__all__ = ["BUILT_IN", "Component", "RewardVector", "as_vector", "component", "named"]
+__all__ = ["BUILT_IN", "USES", "Component", "RewardVector", "as_vector", "component", "named", "uses"]
 
 BUILT_IN = {entry.name: entry for entry in (cost, latency, tool_calls, length, format, math_answer, learned)}
 """Components that come with the package, by name."""
@@ -51,7 +51,7 @@ def _component(entry: Any, given: Mapping[str, Component], name: str) -> Compone
 
 
 def named(name: str, given: Mapping[str, Component]) -> Component:
-    """The component of a name: one that is given, a built-in one, or ``module:component``.
+    """The component of a name: one that is given, a built-in one, ``uses.TOOL`` or ``module:component``.
 
     Args:
         name: Its name.
@@ -63,13 +63,15 @@ def named(name: str, given: Mapping[str, Component]) -> Component:
     known = {**BUILT_IN, **given}
     if name in known:
         return known[name]
+    if name.startswith(USES) and name != USES:
+        return uses(name.removeprefix(USES))
     if ":" in name:
         found = load_object(name)
         if not isinstance(found, Component):
             raise ValueError(_no_component(name, found))
         return found
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}, and module:component."
+    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}, uses.TOOL, and module:component."
     raise ValueError(f"unknown reward {name!r}. {hint}")
 
 

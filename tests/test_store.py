@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_agents import store
+from grpo_agents.evaluation.episodes import Episodes
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.schema import SCHEMA, SCHEMA_VERSION, VERSION_KEY
 from grpo_agents.scoring import Scoring
@@ -56,8 +57,13 @@ def rich(group=0, index=0):
         ),
         tools=[{"type": "function", "function": {"name": "add", "description": "", "parameters": {}}}],
         steps=[
-            Step(said, (answer,), {"outcome": 0.0}, [ToolRun("add", 0.5, 1.5), ToolRun("add", error="no JSON")]),
-            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4, -1.5),
+            Step(
+                said,
+                (answer,),
+                {"outcome": 0.0},
+                [ToolRun("add", 0.5, 1.5), ToolRun("add", error="no JSON", called="a-2")],
+            ),
+            Step({"role": "assistant", "content": "3"}, (), {}, [], "length", 1, (3, 7), 12, 0.25, 4, -1.5, 9, 0.125),
         ],
         samples=[sample(5), sample(9, cut=True), sample(0), sample(7, shared=4, cut=True)],
         rewards={"outcome": 1.0, "rubric": None},
@@ -127,6 +133,29 @@ def test_a_file_from_before_supports_were_kept_is_read(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows, before), path)
     assert "support" not in str(pq.read_schema(path).field("samples"))
     assert_same(store.read(path), [Trajectory(samples=[sample(7), sample(3)])])
+
+
+def test_a_file_from_before_own_tokens_had_a_price_is_read(tmp_path):
+    """Version 4 had no such columns: nothing was charged for them, and tools went by their own names."""
+    path = tmp_path / "a.parquet"
+    step = Step({"role": "assistant", "content": "3"}, tools=[ToolRun("add", 0.5, 1.5)], tokens=4)
+    store.write(path, [Trajectory(steps=[step])])
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    at = table.schema.get_field_index("steps")
+    fields = [field for field in table.schema.field("steps").type.value_type if field.name not in ("read", "dollars")]
+    tools = next(number for number, field in enumerate(fields) if field.name == "tools")
+    before = pa.struct([field for field in fields[tools].type.value_type if field.name != "called"])
+    fields[tools] = pa.field("tools", pa.list_(before))
+    old = table.schema.set(at, pa.field("steps", pa.list_(pa.struct(fields))))
+    old = old.with_metadata({**old.metadata, VERSION_KEY: b"4"})
+    pq.write_table(pa.Table.from_pylist(rows, old), path)
+    assert "called" not in str(pq.read_schema(path).field("steps"))
+    (read,) = store.read(path)
+    assert read.steps == [step]
+    assert (read.usage.dollars, read.steps[0].dollars) == (0.5, 0.0)
+    episodes = Episodes.read(path, pytest.fail)
+    assert (episodes.dollars.tolist(), episodes.called.counts()) == ([0.5], {})
 
 
 def test_every_field_of_the_dataclasses_is_stored(tmp_path):
@@ -244,7 +273,7 @@ def test_groups_come_back_with_their_notes(tmp_path):
     assert table["usage"][0].as_py() == {
         "tokens": int(sum(one.mask.sum() for one in rich().samples)) + 4,
         "calls": 2,
-        "dollars": 0.5,
+        "dollars": 0.5 + 0.125,
         "latency": 1.5,
     }
 
@@ -339,7 +368,7 @@ class TestOtherReaders:
         store.write(tmp_path / "a.parquet", [rich()])
         table = pq.read_table(tmp_path / "a.parquet")
         assert "map<" not in str(table.schema)
-        assert table.schema.metadata[VERSION_KEY] == b"4"
+        assert table.schema.metadata[VERSION_KEY] == b"5"
 
 
 class TestBroken:
@@ -385,7 +414,7 @@ class TestBroken:
     def test_newer(self, tmp_path):
         table = pa.table({"group": [1]}).replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1)})
         pq.write_table(table, tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match=r"schema version is 5.*up to 4.*Install"):
+        with pytest.raises(ValueError, match=r"schema version is 6.*up to 5.*Install"):
             store.read(tmp_path)
 
     def test_missing_column(self, tmp_path):

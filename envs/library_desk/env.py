@@ -40,7 +40,7 @@ class LibraryDeskEnv(AgentEnv):
     """
 
     components: ClassVar[tuple[str, ...]] = ("outcome", "progress")
-    maxima: ClassVar[Mapping[str, float]] = {"cost": 0.3, "latency": 6.0}
+    maxima: Mapping[str, float] = {"cost": 0.3, "latency": 6.0}
     tools: ClassVar[Sequence[Tool]] = (*LOOK_UPS, *WRITES)
     database: Library
 
@@ -82,15 +82,19 @@ class LibraryDeskEnv(AgentEnv):
         if calls := message.get("tool_calls"):
             return Reply(self.run_tools(calls))
         said = self._user.reply(str(message.get("content") or ""))
-        return Reply([said.text], self._score() if said.leaves else {}, said.leaves)
+        return Reply([said.text], self.finish(self.task, message) if said.leaves else {}, said.leaves)
+
+    def finish(self, task: Task, message: Message) -> dict[str, float]:
+        """What the database is worth as it is: the end of an episode whose budget is used up, too."""
+        left = len(self.database.differences(self._expected))
+        return {"outcome": float(left == 0), "progress": max(0.0, 1 - left / self._distance)}
 
     def describe_preference(self, preference: Mapping[str, float]) -> str:
         """As the head of the library would put it, since it stands below what the member says."""
         weights = ", ".join(f"{name} {weight:g}" for name, weight in preference.items())
         return f"[The library weighs: {weights}]"
 
-    @classmethod
-    def expected_rewards(cls, task: Task) -> dict[str, dict[str, Any]]:
+    def expected_rewards(self, task: Task) -> dict[str, dict[str, Any]]:
         """What doing right earns at the least cost: that of the writes alone, which no policy can go below."""
         prices = {tool.name: tool for tool in WRITES}
         used = [prices[call["name"]] for call in solution(task)] if "wishes" in task else []
@@ -105,7 +109,3 @@ class LibraryDeskEnv(AgentEnv):
                 "tool_calls": float(len(used)),
             }
         }
-
-    def _score(self) -> dict[str, float]:
-        left = len(self.database.differences(self._expected))
-        return {"outcome": float(left == 0), "progress": max(0.0, 1 - left / self._distance)}

@@ -1,15 +1,15 @@
-"""What is on offer for a task: some of the tools, at prices and speeds of the day, under names that say nothing.
+r"""What is on offer for a task: some of the tools, at prices and speeds of the day, under names that say nothing.
 
 A policy that has learned on one market by heart knows neither the tools nor the prices of the next: it has to read
 (ToolOrchestra, arXiv 2511.21689, section 3).
 
 >>> from grpo_agents.envs.calculator import calculator
->>> market = Market(prices={"calculator": (0.5, 2.0)}, aliases=("tool A", "tool B"))
+>>> market = Market(prices={"calculator": (0.5, 2.0)}, aliases=("tool-A", "tool-B"))
 >>> offer = market.draw([calculator.costing(price=1.0, latency=3.0)], np.random.default_rng(0))
 >>> offer
-[{'name': 'tool A', 'tool': 'calculator', 'price': 2.0, 'latency': 3.0}]
+[{'name': 'tool-A', 'tool': 'calculator', 'price': 2.0, 'latency': 3.0}]
 >>> market.tools([calculator], offer)[0].schema["function"]["description"]
-'Evaluates an arithmetic expression exactly. Price: $2, time: 3 s.'
+'Evaluates an arithmetic expression exactly.\nPrice: $2 a call. Time: about 3 s.'
 """
 
 from __future__ import annotations
@@ -87,9 +87,8 @@ class Market:
         for entry in offer:
             if entry["tool"] not in known:
                 raise ValueError(f"the task's offer names the tool {entry['tool']!r}; there are {', '.join(known)}")
-            price, latency = entry["price"], entry["latency"]
-            note = f"Price: ${price:g}" + (f", time: {latency:g} s." if latency is not None else ".")
-            found.append(known[entry["tool"]].costing(price=price, latency=latency).called(entry["name"], note))
+            tool = known[entry["tool"]].costing(price=entry["price"], latency=entry["latency"])
+            found.append(tool.called(entry["name"]).with_price_shown())
         return found
 
     def _subset(self, tools: Sequence[Tool], rng: np.random.Generator) -> list[Tool]:

@@ -20,6 +20,8 @@ INTERRUPTED = 130
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"), "train"),
     **dict.fromkeys(("openai", "httpx2", "anyio"), "hosted"),
+    **dict.fromkeys(("mcp", "jsonschema"), "mcp"),
+    "bm25s": "retrieval",
 }
 _PACKAGE = Path(__file__).parents[1]
 

@@ -253,11 +253,12 @@ def _given(files: Sequence[str]) -> list[str]:
 
 def _vector_by_names(episodes: Episodes, files: Sequence[str]) -> RewardVector | None:
     """The vector of files that do not say it, as far as names tell; None where the direction of one is not known."""
-    from grpo_agents.rewards import BUILT_IN
+    from grpo_agents.rewards import BUILT_IN, USES, uses
     from grpo_agents.rewards.component import RewardVector, from_environment
 
     known = {**{name: from_environment(name) for name in _given(files)}, **BUILT_IN}
     names = episodes.rewards.keys()
+    known |= {name: uses(name.removeprefix(USES)) for name in names if name.startswith(USES)}
     return RewardVector([known[name] for name in names]) if names and known.keys() >= names else None
 
 

@@ -97,8 +97,13 @@ class ScriptedModel:
     ) -> Answer:
         """What the script says; its tokens are words."""
         text = self.script(messages)
-        read = sum(len(str(message.get("content") or "").split()) for message in messages)
-        return Answer({"role": "assistant", "content": text}, read=read, written=len(text.split()))
+        return Answer(
+            {"role": "assistant", "content": text}, read=self.prompt_tokens(messages), written=len(text.split())
+        )
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """How many tokens a prompt has."""
+        return sum(len(str(message.get("content") or "").split()) for message in messages)
 
 
 @dataclass(slots=True, eq=False)
@@ -176,8 +181,16 @@ class EngineModel:
             self._engine.release([session])
         step = conversation.take(completion)
         return Answer(
-            step.message, step.finish_reason, read or None, completion.tokens or None, time.perf_counter() - began
+            step.message,
+            step.finish_reason,
+            read or step.read,
+            completion.tokens or None,
+            time.perf_counter() - began,
         )
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
+        """How many tokens a prompt has; None where only a server counts them."""
+        return self._chat.start(messages, ()).length or None
 
     def _hand_over(self) -> None:
         """Hands everything that waits to the engine, and returns when one in lockstep has sampled it."""

@@ -70,6 +70,7 @@ class ChatCompletion:
         message: The assistant's message; a call that is no JSON has ``invalid``, the reason, and its ``text``.
         finish_reason: ``stop`` or ``length``.
         counted: Its tokens, thinking included, as the endpoint counted them; None where it did not.
+        read: The prompt's, likewise.
         full: True where the dialogue does not fit the model's context.
     """
 
@@ -77,6 +78,7 @@ class ChatCompletion:
     message: Message
     finish_reason: str
     counted: int | None
+    read: int | None = None
     full: bool = False
 
     @property
@@ -107,7 +109,12 @@ class Transcript:
         self.messages.append(completion.message)
         if completion.full:
             self.length = CONTEXT_LENGTH
-        return Step(completion.message, finish_reason=completion.finish_reason, tokens=completion.counted)
+        return Step(
+            completion.message,
+            finish_reason=completion.finish_reason,
+            tokens=completion.counted,
+            read=completion.read,
+        )
 
     def observe(self, messages: Sequence[Message]) -> None:
         """Appends what the environment said."""
@@ -183,7 +190,9 @@ class HostedEngine:
                 answer = await self._client.ask("chat/completions", body, seconds=self._patience)
             except Refusal as refusal:
                 if _says_full(refusal):
-                    return ChatCompletion(request.session, {"role": "assistant", "content": ""}, "length", 0, full=True)
+                    return ChatCompletion(
+                        request.session, {"role": "assistant", "content": ""}, "length", 0, 0, full=True
+                    )
                 self._leave_out(body, refusal)
             except Trouble as trouble:
                 wait = trouble.pause if trouble.pause is not None else pause * random.uniform(0.5, 1.5)
@@ -245,13 +254,14 @@ class HostedEngine:
                     }
                     for number, call in enumerate(calls, first)
                 ]
-            counted = (answer.get("usage") or {}).get("completion_tokens")
+            usage = answer.get("usage") or {}
+            counted, read = usage.get("completion_tokens"), usage.get("prompt_tokens")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise EngineFailure(
                 f"{self._client.url} did not answer with a chat completion ({type(error).__name__}: {error}): "
                 f"{answer!r:.300}"
             ) from error
-        return ChatCompletion(request.session, message, "length" if cut else "stop", counted)
+        return ChatCompletion(request.session, message, "length" if cut else "stop", counted, read)
 
 
 def _on_the_wire(message: Message) -> dict[str, Any]:

@@ -22,7 +22,15 @@ NONE = -1
 
 COLUMNS = (
     *("run_step", "phase", "group", "index", "env", "task", "preference", "tools", "stop_reason", "error", "seconds"),
-    *("steps.message.content", "steps.tools.name", "steps.tools.error", "samples.shared", "rewards", "usage"),
+    *(
+        "steps.message.content",
+        "steps.tools.name",
+        "steps.tools.called",
+        "steps.tools.error",
+        "samples.shared",
+        "rewards",
+        "usage",
+    ),
 )
 """What is read of a file."""
 
@@ -179,6 +187,9 @@ class Collected:
         episodes = np.repeat(np.arange(self.count, self.count + len(turns)), turns)  # (steps,)
         self._add("call_of", np.repeat(episodes, calls))
         self._add("tool", self._codes("tool", _field(runs, "name")))
+        known = runs.type.get_field_index("called") >= 0  # versions before 5 had none
+        called = _field(runs, "called") if known else pa.nulls(len(runs), pa.string())
+        self._add("called", self._codes("called", called))
         self._add("failed", _field(runs, "error").is_valid().to_numpy(zero_copy_only=False))
 
     def _add_usage(self, batch: pa.RecordBatch) -> None:
@@ -215,7 +226,7 @@ class Collected:
             self._missing[name].add(why)
 
 
-_CODED = ("file", "phase", "task", "preference", "stop_reason", "error", "offered", "tool")
+_CODED = ("file", "phase", "task", "preference", "stop_reason", "error", "offered", "tool", "called")
 _PLAIN = {
     **dict.fromkeys(("row", "step", "group", "index", "turns", "tokens", "calls", "answer", "call_of"), np.int64),
     **dict.fromkeys(("seconds", "dollars", "latency"), np.float64),

@@ -49,7 +49,7 @@ class Episodes:
         turns: The policy's messages.
         tokens: Those that the policy wrote.
         seconds: It took, measured.
-        dollars: Its tools cost.
+        dollars: Its tools cost, and its own tokens where they have a price.
         latency: Seconds of its tools, declared or measured.
         calls: Tool calls that were run.
         trainable: Whether its token ids are known, or it has none.
@@ -60,6 +60,7 @@ class Episodes:
         posed: Of each value of ``task``, a task of that key as JSON text.
         call_of: Of each tool call, its episode, (calls,).
         tool: Which tool it asked for, (calls,).
+        called: By what other name it asked, (calls,).
         failed: Whether it failed, (calls,).
     """
 
@@ -87,6 +88,7 @@ class Episodes:
     posed: list[str]
     call_of: np.ndarray
     tool: Coded
+    called: Coded
     failed: np.ndarray
 
     def __len__(self) -> int:
@@ -158,6 +160,7 @@ class Episodes:
             "posed": self.posed,
             "call_of": (np.cumsum(kept) - 1)[self.call_of[calls]],
             "tool": self.tool[calls],
+            "called": self.called[calls],
             "failed": self.failed[calls],
         }
         others = (field.name for field in fields(self) if field.name not in chosen)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from grpo_agents.advantage import utilities, utility, weight_of
-from grpo_agents.evaluation.columns import Coded
+from grpo_agents.evaluation.columns import NONE, Coded
 from grpo_agents.evaluation.episodes import Episodes
 from grpo_agents.evaluation.statistics import (
     Interval,
@@ -201,15 +201,21 @@ def _tool_use(episodes: Episodes) -> dict[str, dict[str, Any]]:
 
 
 def _tool_names(episodes: Episodes) -> Coded:
-    """What each call is counted as: one value for each tool that was on offer, and for what was not."""
+    """What each call is counted as: one value for each tool that was on offer, and for what was not.
+
+    A tool counts under its own name; of one that was offered under another and never called, only that other is known.
+    """
     offers = [episodes.offered.values[code] for code in np.unique(episodes.offered.codes)]
-    book = {name: code for code, name in enumerate(dict.fromkeys(name for offer in offers for name in offer))}
-    asked = np.stack([episodes.offered.codes[episodes.call_of], episodes.tool.codes])
+    aliases = episodes.called.counts()
+    names = dict.fromkeys(name for offer in offers for name in offer if name not in aliases)
+    book = {name: code for code, name in enumerate(names)}
+    aliased = episodes.called.codes != NONE
+    asked = np.stack([episodes.offered.codes[episodes.call_of], episodes.tool.codes, aliased])
     pairs, places = np.unique(asked, axis=1, return_inverse=True)
     codes = []
-    for offer, tool in pairs.T:
+    for offer, tool, by_alias in pairs.T:
         name = episodes.tool.values[tool]
-        known = name == UNREADABLE or name in episodes.offered.values[offer]
+        known = by_alias or name == UNREADABLE or name in episodes.offered.values[offer]
         codes.append(book.setdefault(name if known else UNKNOWN, len(book)))
     return Coded(np.array(codes, np.int64)[places.ravel()], list(book))
 

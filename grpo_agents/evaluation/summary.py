@@ -19,7 +19,7 @@ SHOWN = 5
 PASSED = 0.5
 """From which value on of the component that says so an episode has passed."""
 
-TAKEN = {"tokens": "sampled", "turns": "", "calls": "of tools", "dollars": "of tools", "latency": "s of tools",
+TAKEN = {"tokens": "sampled", "turns": "", "calls": "of tools", "dollars": "spent", "latency": "s of tools",
          "seconds": "measured"}  # fmt: skip
 """What an episode takes, and of what."""
 

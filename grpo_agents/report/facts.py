@@ -28,7 +28,7 @@ class Facts:
         task: What tells its task from others.
         preference: What its user weighs.
         values: The scalar :data:`REWARD` where it is known, and the components; None where one is missing.
-        dollars: What its tools cost.
+        dollars: What its tools and its own tokens cost.
         latency: Their seconds.
         tokens: The policy's own tokens.
         turns: The policy's messages.

@@ -103,8 +103,8 @@ def test_the_policy_reads_alias_price_and_time_and_the_call_counts_under_the_too
     _, info = env.reset(seed=3)
     offer = {entry["tool"]: entry for entry in info["task"]["offer"]}
     schemas = {schema["function"]["name"]: schema["function"]["description"] for schema in info["tools"]}
-    assert schemas[offer["cow"]["name"]] == "Asks cow. Price: $8, time: 2 s."
-    assert schemas[offer["ant"]["name"]] == f"Asks ant. Price: ${offer['ant']['price']:g}, time: 2 s."
+    assert schemas[offer["cow"]["name"]] == "Asks cow.\nPrice: $8 a call. Time: about 2 s."
+    assert schemas[offer["ant"]["name"]] == f"Asks ant.\nPrice: ${offer['ant']['price']:g} a call. Time: about 2 s."
     observation, *_ = env.step(
         {"role": "assistant", "content": "", "tool_calls": [tool_call(offer["cow"]["name"], {})]}
     )

@@ -127,6 +127,22 @@ def test_parts_of_them_evaluate_as_they_would_alone(file):
             assert {**found, "tool_calls": 0} == {**alone.as_dict(), "tool_calls": 0}, (by, label)
 
 
+def test_tools_that_go_by_other_names_are_counted_under_their_own(tmp_path):
+    """Which tool has which name differs by episode; one that was never called has none but that."""
+
+    def hidden(group, search, code):
+        tools = [{"type": "function", "function": {"name": name}} for name in ("a-1", "a-2", "spare")]
+        runs = [ToolRun("search", 1.0, called=search), ToolRun("code", called=code), ToolRun("search", error="no tool")]
+        return Trajectory(group=group, tools=tools, steps=[Step({"role": "assistant", "content": "x"}, tools=runs)])
+
+    everyone = [hidden(0, "a-1", "a-2"), hidden(1, "a-2", "a-1")]
+    store.write(tmp_path / "a.parquet", everyone)
+    for episodes in (Episodes.of(everyone), Episodes.read(tmp_path / "a.parquet", silent)):
+        summary = evaluate(episodes)
+        assert summary.tool_calls == {"spare": 0.0, "search": 1.0, "code": 1.0, "unknown": 1.0}
+        assert summary.tool_errors == {"search": 0.0, "code": 0.0, "unknown": 1.0}
+
+
 def test_they_are_split_by_run_step_and_number(tmp_path):
     for run in ("a", "b"):
         for step in (2, 10):
