@@ -127,6 +127,9 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         preferences: How a preference is drawn when none is handed in; None weighs every component 1.
         components: Names of the rewards that :meth:`finish` and :meth:`respond` give: all of them, by an episode's end.
         maxima: The most an episode can sensibly cost, by component name (``cost``, ``latency``): the scale of savings.
+        hidden: Those of the components that nothing is to be learned from: a run can watch and evaluate them only, and
+            they are no part of the scalar reward of a step.
+        gold: Keys of tasks that rewards which are learned from do not get to see.
         preference: The running episode's preference.
         runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).
     """
@@ -137,6 +140,8 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     preferences: ClassVar[Preferences | None] = None
     components: ClassVar[tuple[str, ...]] = ("outcome",)
     maxima: ClassVar[Mapping[str, float]] = {}
+    hidden: ClassVar[tuple[str, ...]] = ()
+    gold: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tasks: Any = None, *, render_mode: str | None = None):
         """Makes an environment.
@@ -298,8 +303,10 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         self._conversation += [action, *observation]
         self._running = not reply.terminated
         rewards = {name: self._number(name, value) for name, value in reply.rewards.items()}
-        weights = self.preference
-        reward = sum([value * (weights.get(name, 0.0) if weights else 1.0) for name, value in rewards.items()], 0.0)
+        weights = self.preference or dict.fromkeys(rewards, 1.0)
+        reward = sum(
+            [value * weights.get(name, 0.0) for name, value in rewards.items() if name not in self.hidden], 0.0
+        )
         return observation, reward, reply.terminated, False, {"rewards": rewards}
 
     def _number(self, name: str, value: Any) -> float:
@@ -350,7 +357,7 @@ class VectorReward(gymnasium.Wrapper[tuple[Message, ...], Message, tuple[Message
         super().__init__(env)
         base = env.unwrapped
         assert isinstance(base, AgentEnv), "VectorReward wraps an AgentEnv"
-        self.components = base.components
+        self.components = tuple(name for name in base.components if name not in base.hidden)
         self.reward_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.components),), np.float64)
 
     def step(self, action: Message) -> tuple[tuple[Message, ...], Any, bool, bool, dict[str, Any]]:

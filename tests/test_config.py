@@ -135,7 +135,7 @@ def test_a_saved_config_is_the_same_config(tmp_path, warm):
 
 
 def test_a_saved_config_shows_every_key_and_names_those_that_are_not_set(tmp_path):
-    save_config(make_config(wrong(method={"clip_high": 0.28})), tmp_path / "config.toml")
+    save_config(make_config(wrong(method={"clip_high": 0.28}, models={"NAME": {}})), tmp_path / "config.toml")
     text = (tmp_path / "config.toml").read_text()
     saved = tomllib.loads(text)
     assert saved["method"].items() >= {"name": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": "k3"}.items()
