@@ -31,7 +31,7 @@ vector = RewardVector([reference(answer=last_letter, compare=equal, prompt="{rol
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model from scratch, questions with gold answers and with others, and a reward that so small a model can earn."""
+    """A model from scratch, questions with gold and with wrong answers, a reward that so small a model can earn."""
     folder = tmp_path_factory.mktemp("teacher")
     save_start(folder / "start", scale=0.1, max_position_embeddings=1024)
     (folder / "reward.py").write_text(REWARD)
