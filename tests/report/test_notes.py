@@ -41,7 +41,7 @@ def page(browser, tmp_path_factory):
     write_report(find_source(run), run / "report.html")
     page = browser.new_page()
     errors = []
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     page.goto(f"file://{run / 'report.html'}#step=1&phase=train&trajectory=2.1")
     yield page
     assert errors == []
