@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from grpo_agents import rewards
 from grpo_agents.advantage import check_gate, check_needed
+from grpo_agents.backends import make_backend
 from grpo_agents.chat import Chat
+from grpo_agents.chat_models import ChatModels, make_models
 from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
 from grpo_agents.curriculum import make_curriculum
 from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
-from grpo_agents.learner import ranks
-from grpo_agents.learner.model import adapter_config, computing_in, load_model, load_tokenizer
-from grpo_agents.rewards.component import RewardVector, from_environment
+from grpo_agents.learner.model import load_model
+from grpo_agents.pseudo_labels import PseudoLabels
+from grpo_agents.rewards.component import Component, RewardVector, asked_by, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
+from grpo_agents.rewards.watched import score_hiding_gold
 from grpo_agents.rollout import Rollout, apply_truncation
 from grpo_agents.scoring import Scoring, check_maxima
 from grpo_agents.sources import (
@@ -56,17 +58,26 @@ class Parts:
     preferences: Preferences | None
     maxima: dict[str, float]
     reward_model: RewardModel | None = None
+    watched: tuple[Component, ...] = ()
+    gold: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    models: ChatModels = field(default_factory=ChatModels)
 
     @property
     def scoring(self) -> Scoring:
         """How its trajectories are scored."""
-        return Scoring(self.vector, self.maxima, self.config.advantage.gate)
+        return Scoring(self.vector, self.maxima, self.config.advantage.gate, self.watched)
 
     @property
     def resources(self) -> dict[str, Any]:
         """What reward components may ask for by name."""
-        given = {"engine": self.engine, "chat": self.chat}
+        given = {"engine": self.engine, "chat": self.chat, **self.models.by_name}
         return given if self.reward_model is None else {**given, "reward_model": self.reward_model}
+
+    def close(self) -> None:
+        """Ends the engine and those of other models."""
+        self.engine.close()
+        self.models.close()
 
     @property
     def moving_reward_model(self) -> RewardModel | None:
@@ -89,6 +100,9 @@ class Parts:
             env_name=config.env.id,
             preferences=self.preferences,
             resources=self.resources,
+            watched=self.watched,
+            gold=self.gold,
+            hidden=self.hidden,
         )
         return rollout, tasks
 
@@ -105,75 +119,49 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
         ValueError: Something of the config does not exist or does not fit; says which key.
     """
     env = make_env(config.env.id, **config.env.options)
-    vector = make_vector(config.rewards, env)
+    vector, watched = make_vector(config.rewards, env)
     check_gate(config.advantage, vector)
     check_maxima(env.maxima, [*env.components, *vector.names])
     for weighed in config.preference.choices or [dict.fromkeys(config.preference.simplex or (), 0.0)]:
         vector.check_preference(weighed)
     preferences = make_preferences(config.preference)
-    reward_model = _make_reward_model(config, vector)
+    reward_model = _make_reward_model(config, vector, watched)
     model = load_model(config.model) if learning else None
-    if config.engine.backend == "hosted":
-        from grpo_agents.engines.hosted import HostedChat, HostedEngine
-
-        hosted = HostedEngine(config.engine.server, patience=config.engine.patience)
-        chat, engine = cast(Any, (HostedChat(), hosted))  # what a rollout needs of such a pair, and no more
-    else:
-        chat = make_chat(config)
-        if model is not None:
-            check_tokens(chat, int(model.config.get_text_config().vocab_size))
-        engine = _make_engine(config, model, chat, say)
+    chat, engine = make_backend(config, model, say)
+    asked = [parameter.name for entry in (*vector, *watched) for parameter in asked_by(entry)]
+    models = make_models(config, asked, model, chat, engine, say)
     gc.unfreeze()  # what an earlier run in this process left
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
-    return Parts(config, model, chat, engine, vector, preferences, dict(env.maxima), reward_model)
+    return Parts(
+        config,
+        model,
+        chat,
+        engine,
+        vector,
+        preferences,
+        dict(env.maxima),
+        reward_model,
+        watched=watched,
+        gold=tuple(env.gold),
+        hidden=tuple(env.hidden),
+        models=models,
+    )
 
 
-def _make_reward_model(config: Config, vector: RewardVector) -> RewardModel | None:
+def _make_reward_model(config: Config, vector: RewardVector, watched: tuple[Component, ...]) -> RewardModel | None:
     if config.reward_model is None:
         if "reward_model" in vector.names:
             raise ValueError("rewards.vector names reward_model: say which one, reward_model.path")
         return None
+    if config.reward_model.retrain_every and config.reward_model.label in [entry.name for entry in watched]:
+        raise ValueError(
+            f"reward_model.label is {config.reward_model.label!r}, which is in rewards.watch: nothing is to be learned "
+            "from it. Name a component of rewards.vector, or leave reward_model.retrain_every out"
+        )
     from grpo_agents.learner.reward_model import RewardModel
 
     return RewardModel(config.reward_model, device=config.model.device, seed=config.seed)
-
-
-def make_chat(config: Config) -> Chat:
-    """Messages and tokens as the config's model writes them."""
-    tokenizer = load_tokenizer(config.model)
-    if config.chat.template is not None:
-        path = Path(config.chat.template)
-        if not path.is_file():
-            raise ValueError(f"chat.template: there is no file {path.absolute()}")
-        tokenizer.chat_template = path.read_text(encoding="utf-8")
-    return Chat(tokenizer, tool_format=config.chat.tool_format, template_options=config.chat.options)
-
-
-def check_tokens(chat: Chat, vocabulary: int) -> None:
-    """Refuses a tokenizer with tokens that the model does not have.
-
-    Special ones may be beyond it where neither the template nor padding writes them: Gemma 3 has one for pictures.
-
-    Raises:
-        ValueError: There are some; names one.
-    """
-    special = chat.tokenizer.added_tokens_decoder
-    beyond = {
-        token: number
-        for token, number in chat.tokenizer.get_vocab().items()
-        if number >= vocabulary
-        and not (number in special and special[number].special and token not in str(chat.tokenizer.chat_template))
-    }
-    if chat.pad_id >= vocabulary:
-        beyond[chat.tokenizer.convert_ids_to_tokens(chat.pad_id)] = chat.pad_id
-    if beyond:
-        token, number = min(beyond.items(), key=lambda entry: entry[1])
-        raise ValueError(
-            f"model.path: the tokenizer knows {token!r} as number {number}, and the model's vocabulary is of "
-            f"{vocabulary} ({len(beyond)} tokens are beyond it). The tokenizer is another model's, or tokens were "
-            "added without model.resize_token_embeddings"
-        )
 
 
 def environment(
@@ -193,30 +181,42 @@ def environment(
     return lambda: make_env(name, **options), tasks
 
 
-def make_vector(config: RewardsConfig, env: AgentEnv) -> RewardVector:
-    """The reward vector that a config names, for an environment.
+def make_vector(config: RewardsConfig, env: AgentEnv) -> tuple[RewardVector, tuple[Component, ...]]:
+    """The reward vector that a config names, for an environment; and the components that are only watched.
 
     Raises:
-        ValueError: A name that neither the environment nor this package knows, or what makes no vector.
+        ValueError: A name that neither the environment nor this package knows, what makes no vector, a component that
+            the environment hides from training, or one that is both learned from and watched.
     """
-    wanted = load_object(config.vector) if isinstance(config.vector, str) else config.vector
     given = {name: from_environment(name) for name in env.components}
-    vector = rewards.as_vector(wanted, given, f"rewards.vector {config.vector!r}")
-    _check_uses(vector, env)
-    return vector
+
+    def read(named: list[str] | str, key: str) -> RewardVector:
+        return rewards.as_vector(load_object(named) if isinstance(named, str) else named, given, f"{key} {named!r}")
+
+    vector = read(config.vector, "rewards.vector")
+    watched = tuple(read(config.watch, "rewards.watch")) if config.watch else ()
+    for entry in vector:
+        if entry.function is None and entry.name in env.hidden:
+            raise ValueError(
+                f"rewards.vector names {entry.name!r}, which {type(env).__name__} hides from training. Name it in "
+                "rewards.watch, and in rewards.vector what needs no gold answer: reference, rubric, majority …"
+            )
+        if entry.name in [other.name for other in watched]:
+            raise ValueError(f"{entry.name!r} is in rewards.vector and in rewards.watch: learn from it, or watch it")
+    _check_uses([*vector, *watched], env)
+    return vector, watched
 
 
-def _check_uses(vector: RewardVector, env: AgentEnv) -> None:
+def _check_uses(components: Sequence[Component], env: AgentEnv) -> None:
     """Refuses to count the uses of a tool that an environment never offers, where it offers the same in every task."""
     if type(env).offered is not AgentEnv.offered:
         return
     known = [tool.name for tool in env.tools]
-    for name in vector.names:
+    for name in (entry.name for entry in components):
         tool = name.removeprefix(rewards.USES)
         if name.startswith(rewards.USES) and name not in env.components and tool not in known:
             raise ValueError(
-                f"rewards.vector names {name!r}, and the environment has no tool {tool!r}. "
-                f"It has: {', '.join(known) or 'none'}"
+                f"rewards name {name!r}, and the environment has no tool {tool!r}. It has: {', '.join(known) or 'none'}"
             )
 
 
@@ -249,7 +249,8 @@ def make_source(parts: Parts, method: Method, trajectories: Path, progress: Call
         make = DemonstrationSource if kind == "demonstrations" else PairSource
         return make(written, parts.chat, size, seed)
     check_needed(method, parts.vector)
-    weigh = Weighing(parts.vector, config.advantage, parts.maxima, method)
+    watched = tuple(entry.name for entry in parts.watched)
+    weigh = Weighing(parts.vector, config.advantage, parts.maxima, method, watched)
     if kind == "stored":
         rescore = partial(_rescore, parts) if config.source.rescore else None
         other = config.source.other_preference
@@ -266,64 +267,19 @@ def make_source(parts: Parts, method: Method, trajectories: Path, progress: Call
         resample=resample,
         steps=config.train.steps,
     )
-    policy = PolicySource(rollout, curriculum, weigh, size, seed, resample=resample, progress=progress)
+    watch = PseudoLabels(parts.vector, parts.watched, rollout.judge)
+    policy = PolicySource(rollout, curriculum, weigh, size, seed, resample=resample, progress=progress, watch=watch)
     return policy if kind == "policy" else FrozenSource(policy, config.source.batches, trajectories, parts.scoring)
 
 
 def _rescore(parts: Parts, groups: list[Group]) -> None:
     """Computes the rewards of groups as if they had been sampled by this run."""
-    parts.vector.score(groups, parts.resources)
-    apply_truncation(groups, parts.vector, parts.config.rollout.truncated)
-
-
-def _make_engine(config: Config, model: PreTrainedModel | None, chat: Chat, say: Callable[[str], None]) -> TokenEngine:
-    engine = config.engine
-    if model is None or config.samples:  # a warm start without evaluations needs none of its own
-        if engine.backend == "vllm":
-            return _make_vllm(config, model, say)
-        if engine.backend == "server":
-            from grpo_agents.engines.server import ServerEngine
-
-            return ServerEngine(engine.server, patience=engine.patience, restarts=engine.restarts, say=say)
-    from grpo_agents.engines.transformers import TransformersEngine
-
-    if model is None or not ranks.alone():  # of several ranks each has but a shard of the learner's
-        model = load_model(config.model)
-    device = model.device
-    return TransformersEngine(
-        model,
-        chat.pad_id,
-        decode=chat.tokenizer.decode,
-        max_rows=engine.max_rows,
-        computing=lambda: computing_in(config.model.dtype, device),
+    score_hiding_gold(
+        groups,
+        parts.vector,
+        watched=parts.watched,
+        gold=parts.gold,
+        hidden=parts.hidden,
+        resources=parts.resources,
     )
-
-
-def _make_vllm(config: Config, model: PreTrainedModel | None, say: Callable[[str], None]) -> TokenEngine:
-    from grpo_agents.engines.child import ChildEngine
-    from grpo_agents.engines.vllm import VllmEngine, check_version
-
-    check_version()
-    engine, vllm = config.engine, config.engine.vllm
-    settings = {
-        "model": os.path.expanduser(config.model.path),
-        "dtype": config.model.dtype,
-        "context_length": vllm.context_length,
-        "max_rows": engine.max_rows,
-        "memory": vllm.memory,
-        "cpu_cache_gib": vllm.cpu_cache_gib,
-        "eager": vllm.eager,
-        "sleep": vllm.sleep,
-        "lora": adapter_config(model) if model is not None else None,
-        "patience": engine.patience,
-        "trust_remote_code": config.model.trust_remote_code,
-    }
-    if vllm.process == "this":
-        return VllmEngine(**settings)
-    return ChildEngine(
-        "grpo_agents.engines.vllm:VllmEngine",
-        settings,
-        patience=engine.patience,
-        restarts=engine.restarts,
-        say=say,
-    )
+    apply_truncation(groups, [*parts.vector, *parts.watched], parts.config.rollout.truncated)

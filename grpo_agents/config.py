@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.curriculum import CurriculumConfig
-from grpo_agents.engines.settings import EngineConfig
+from grpo_agents.engines.settings import ChatModelConfig, EngineConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig, RewardModelConfig
 from grpo_agents.loggers import LoggerName
 from grpo_agents.methods import Method, available, make_method
 from grpo_agents.methods.method import SourceKind
 from grpo_agents.rollout import RolloutConfig
 from grpo_agents.section import Key, Section, keys_of, problems, unknown_key
+
+GIVEN_NAMES = ("engine", "chat", "reward_model")
+"""What reward components are handed by name beside models."""
 
 
 class ChatConfig(Section):
@@ -56,15 +59,21 @@ class RewardsConfig(Section):
     vector: list[str] | str = Field(
         default=["outcome"],
         description="Components in order: the environment's or built-in names (cost, latency, tool_calls, length, "
-        "format, math_answer, reward_model) or module:component; or one module:vector or file.py:vector.",
+        "format, math_answer, reward_model, reference, rubric, majority, perplexity, self_judged, first) or "
+        "module:component; or one module:vector or file.py:vector.",
+    )
+    watch: list[str] | str = Field(
+        default=[],
+        description="Components that are computed, stored, shown and evaluated, and never learned from; as vector.",
     )
 
-    @field_validator("vector")
+    @field_validator("vector", "watch")
     @classmethod
-    def _one_name_is_a_list(cls, vector: list[str] | str) -> list[str] | str:
-        if isinstance(vector, str) and ":" not in vector:
-            raise ValueError(f'rewards.vector is "{vector}", and a list is wanted: vector = ["{vector}"]')
-        return vector
+    def _one_name_is_a_list(cls, named: list[str] | str, info: ValidationInfo) -> list[str] | str:
+        key = info.field_name
+        if isinstance(named, str) and ":" not in named:
+            raise ValueError(f'rewards.{key} is "{named}", and a list is wanted: {key} = ["{named}"]')
+        return named
 
 
 class PreferenceConfig(Section):
@@ -148,6 +157,11 @@ class Config(Section):
     tasks: TasksConfig = Field(default_factory=TasksConfig, description="Which tasks.")
     rewards: RewardsConfig = Field(default_factory=RewardsConfig, description="What a trajectory is worth.")
     reward_model: RewardModelConfig | None = Field(default=None, description="A learned reward.")
+    models: dict[str, ChatModelConfig] = Field(
+        default={},
+        description="Models that rewards ask by name. Two need no entry: anchor, the policy as it was "
+        "before training, and judge, which is the anchor then.",
+    )
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig, description="What users weigh.")
     advantage: AdvantageConfig = Field(default_factory=AdvantageConfig, description="How rewards become advantages.")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How episodes are sampled.")
@@ -197,6 +211,11 @@ class Config(Section):
             )
         if self.train.overlap:
             self._check_overlap(method)
+        for name, asked in self.models.items():
+            if name in GIVEN_NAMES:
+                raise ValueError(f"models.{name}: rewards are handed the run's own by that name. Choose another name")
+            if asked.backend == "hosted" and (asked.server.url is None or asked.server.model is None):
+                raise ValueError(f"models.{name}: backend 'hosted' needs server.url and server.model")
         kind = self.source_kind
         if kind not in method.sources:
             raise ValueError(

@@ -199,7 +199,8 @@ def _rewards_what_it_declares(make: Make) -> None:
                 )
             if not math.isfinite(value):
                 raise _Broken(f"step {turn} gives the reward {name} = {value}", "give a finite number")
-        if not math.isclose(seen["reward"], sum(rewards.values()), abs_tol=1e-9) and not env.preferences:
+        shown = sum(value for name, value in rewards.items() if name not in env.hidden)
+        if not math.isclose(seen["reward"], shown, abs_tol=1e-9) and not env.preferences:
             raise _Broken(
                 f"step {turn}: the reward is {seen['reward']}, its components are {rewards}",
                 "leave step() to AgentEnv and give components",
@@ -227,6 +228,8 @@ def _scales_its_costs(make: Make) -> None:
 
 def _shows_the_preference(make: Make) -> None:
     env = make()
+    if not env.components and env.preferences is None:  # there is nothing to be weighed
+        return
     weights = [dict.fromkeys(env.components, 1.0), dict.fromkeys(env.components, 0.5)]
     if env.preferences is not None:
         drawn = [env.preferences.draw(np.random.default_rng(seed)) for seed in range(100)]

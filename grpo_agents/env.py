@@ -134,6 +134,9 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
             to more than could be known, ends after that step (:meth:`finish` judges its last message).
         token_price: What the policy's own tokens cost: a turn, the tokens of its whole prompt, and those it writes.
             The rollout counts them. None where they are free.
+        hidden: Those of the components that nothing is to be learned from: a run can watch and evaluate them only, and
+            they are no part of the scalar reward of a step.
+        gold: Keys of tasks that rewards which are learned from do not get to see.
         preference: The running episode's preference.
         runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).
         spent: Dollars that the running episode has spent.
@@ -147,6 +150,8 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     maxima: Mapping[str, float] = {}
     budget: float | None = None
     token_price: Price | None = None
+    hidden: ClassVar[tuple[str, ...]] = ()
+    gold: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tasks: Any = None, *, render_mode: str | None = None):
         """Makes an environment.
@@ -339,8 +344,10 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         rewards = {name: self._number(name, value) for name, value in reply.rewards.items()}
         for name, value in (self._judged(action) if overdrawn else {}).items():
             rewards[name] = rewards.get(name, 0.0) + self._number(name, value)
-        weights = self.preference
-        reward = sum([value * (weights.get(name, 0.0) if weights else 1.0) for name, value in rewards.items()], 0.0)
+        weights = self.preference or dict.fromkeys(rewards, 1.0)
+        reward = sum(
+            [value * weights.get(name, 0.0) for name, value in rewards.items() if name not in self.hidden], 0.0
+        )
         info = {"rewards": rewards, **({"stop_reason": "budget"} if overdrawn else {})}
         return observation, reward, terminated, False, info
 
@@ -401,7 +408,7 @@ class VectorReward(gymnasium.Wrapper[tuple[Message, ...], Message, tuple[Message
         super().__init__(env)
         base = env.unwrapped
         assert isinstance(base, AgentEnv), "VectorReward wraps an AgentEnv"
-        self.components = base.components
+        self.components = tuple(name for name in base.components if name not in base.hidden)
         self.reward_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.components),), np.float64)
 
     def step(self, action: Message) -> tuple[tuple[Message, ...], Any, bool, bool, dict[str, Any]]:

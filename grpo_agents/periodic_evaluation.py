@@ -56,7 +56,7 @@ class PeriodicEvaluation:
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
         figures = figures_of(everyone, self.scoring)
         self.display.problems(f"evaluation at step {step}", everyone)
-        self.display.evaluation(step, figures)
+        self.display.evaluation(step, figures, [entry.name for entry in self.scoring.watched])
         return figures
 
     def _play(self) -> list[Group]:
@@ -88,7 +88,7 @@ def figures_of(trajectories: Sequence[Trajectory], scoring: Scoring) -> Figures:
     """
     columns = {
         name: np.array([trajectory.rewards[name] for trajectory in trajectories], np.float64)
-        for name in scoring.vector.names
+        for name in (*scoring.vector.names, *(entry.name for entry in scoring.watched))
     }
     columns["reward"] = utilities_of(trajectories, scoring.vector, scoring.maxima, scoring.gate)
     tasks = {key: number for number, key in enumerate(dict.fromkeys(map(_key, trajectories)))}

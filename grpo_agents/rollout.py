@@ -21,8 +21,9 @@ from pydantic import Field
 from grpo_agents.chat import Chat, Conversation
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling, TokenEngine, mix
 from grpo_agents.env import AgentEnv
-from grpo_agents.rewards.component import FAILED, RewardVector
+from grpo_agents.rewards.component import FAILED, Component, RewardVector
 from grpo_agents.rewards.preference import Preferences
+from grpo_agents.rewards.watched import score_hiding_gold
 from grpo_agents.section import Section
 from grpo_agents.threads import Abandoned, Outcome, StepThreads
 from grpo_agents.trajectory import Group, Step, Task, Trajectory
@@ -94,6 +95,9 @@ class Rollout:
         config: Budgets and sampling.
         preferences: How a task's preference is drawn; None leaves it to the environment.
         resources: What reward components may ask for by name.
+        watched: Components that are computed beside the vector.
+        gold: Keys of tasks that the vector's components do not get to see.
+        hidden: Components of the environment that they do not get to see.
     """
 
     def __init__(
@@ -107,6 +111,9 @@ class Rollout:
         env_name: str = "",
         preferences: Preferences | None = None,
         resources: Mapping[str, Any] | None = None,
+        watched: Sequence[Component] = (),
+        gold: Sequence[str] = (),
+        hidden: Sequence[str] = (),
     ):
         self.make_env = make_env
         self.env_name = env_name
@@ -116,6 +123,8 @@ class Rollout:
         self.config = config
         self.preferences = preferences
         self.resources = dict(resources or {})
+        self.watched = tuple(watched)
+        self.gold, self.hidden = tuple(gold), tuple(hidden)
         self._threads = StepThreads(config.threads)
         self._envs: list[AgentEnv] = []
         self._sessions = 0
@@ -147,9 +156,24 @@ class Rollout:
             sampling = Sampling(temperature, 0, 1.0, sampling.stop_ids, sampling.stop)
         groups, episodes = self._set_up(tasks, seed, size)
         self._play(episodes, sampling, progress)
-        self.vector.score(groups, self.resources)
-        apply_truncation(groups, self.vector, self.config.truncated)
+        score_hiding_gold(
+            groups,
+            self.vector,
+            watched=self.watched,
+            gold=self.gold,
+            hidden=self.hidden,
+            resources=self.resources,
+        )
+        apply_truncation(groups, [*self.vector, *self.watched], self.config.truncated)
         return groups
+
+    def judge(self, task: Task, text: str) -> dict[str, float]:
+        """What the environment says of a text as the first message of an episode; empty where that does not end it."""
+        env = self._envs.pop() if self._envs else self.make_env()
+        env.reset(seed=0, options={"task": task})
+        _, _, terminated, _, info = env.step(text)
+        self._envs.append(env)
+        return info["rewards"] if terminated else {}
 
     def close(self) -> None:
         """Ends the threads and closes the environments."""
@@ -344,7 +368,7 @@ class Rollout:
 
 
 def apply_truncation(
-    groups: Sequence[Group], vector: RewardVector, truncated: Literal["keep", "mask", "worst"]
+    groups: Sequence[Group], vector: Sequence[Component], truncated: Literal["keep", "mask", "worst"]
 ) -> None:
     """Does with truncated rollouts, once they are scored, what ``rollout.truncated`` says."""
     for group in groups:

@@ -23,22 +23,29 @@ class Scoring:
         vector: The components.
         maxima: The most an episode can cost, by component.
         gate: The component that multiplies the rest.
+        watched: Components that were computed beside them and are no part of the number.
     """
 
     vector: RewardVector
     maxima: dict[str, float]
     gate: str | None = None
+    watched: tuple[Component, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON, without the components' functions."""
-        components = [{"name": entry.name, "direction": entry.direction, "unit": entry.unit} for entry in self.vector]
-        return {"components": components, "maxima": dict(self.maxima), "gate": self.gate}
+        said = {"components": _described(self.vector), "maxima": dict(self.maxima), "gate": self.gate}
+        return {**said, "watched": _described(self.watched)} if self.watched else said
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scoring:
         """The scoring that :meth:`as_dict` wrote; its components have no function, and stand for what is stored."""
         components = [Component(function=None, **entry) for entry in data["components"]]
-        return cls(RewardVector(components), data["maxima"], data["gate"])
+        watched = tuple(Component(function=None, **entry) for entry in data.get("watched", ()))
+        return cls(RewardVector(components), data["maxima"], data["gate"], watched)
+
+
+def _described(components: Iterable[Component]) -> list[dict[str, str]]:
+    return [{"name": entry.name, "direction": entry.direction, "unit": entry.unit} for entry in components]
 
 
 def check_maxima(maxima: Mapping[str, float], names: Iterable[str]) -> None:

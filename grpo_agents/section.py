@@ -46,6 +46,10 @@ def keys_of(section: type[BaseModel], name: str = "") -> Iterator[Key]:
     """
     for key, field in section.model_fields.items():
         whole = f"{name}.{key}" if name else key
+        if named := _section_by_name(field.annotation):
+            yield Key(whole, "sections by name", _default(field), field.description or "")
+            yield from keys_of(named, f"{whole}.NAME")
+            continue
         inner = _section_in(field.annotation)
         if inner is None or field.default is None:
             kind = _type_name(field.annotation) if inner is None else "section"
@@ -94,10 +98,19 @@ def _explain(entry: Any, section: type[BaseModel], name: str) -> Iterator[str]:
 def _fields_at(section: type[BaseModel], path: Sequence[str]) -> dict[str, FieldInfo]:
     """The fields of the section at a path within another; empty where the path leads through a list or a table."""
     fields = section.model_fields
-    for part in path:
-        inner = _section_in(fields[part].annotation) if part in fields else None
+    parts = iter(path)
+    for part in parts:
+        annotation = fields[part].annotation if part in fields else None
+        if (inner := _section_by_name(annotation)) and next(parts, None) is None:
+            return {}
+        inner = inner or _section_in(annotation)
         fields = inner.model_fields if inner else {}
     return fields
+
+
+def _section_by_name(annotation: Any) -> type[BaseModel] | None:
+    """What each section is where a key holds any number of them, each under a name of its own."""
+    return _section_in(typing.get_args(annotation)[1]) if typing.get_origin(annotation) is dict else None
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

@@ -66,17 +66,19 @@ class Weighing:
         config: How rewards become returns.
         maxima: The most an episode can cost, by component.
         method: What becomes of returns.
+        watched: Names of components that are described, and no part of returns.
     """
 
     vector: RewardVector
     config: AdvantageConfig
     maxima: dict[str, float]
     method: Method
+    watched: tuple[str, ...] = ()
 
     def __call__(self, groups: Sequence[Group]) -> Figures:
         """Gives every trajectory of a batch its advantage; returns figures about them."""
         figures = assign_advantages(groups, self.vector, self.config, self.maxima, self.method)
-        return figures | describe(groups, self.vector, self.maxima, self.config.gate)
+        return figures | describe(groups, self.vector, self.maxima, self.config.gate, self.watched)
 
     def has_spread(self, group: Group) -> bool:
         """Whether the rollouts of a group differ in their returns."""
@@ -94,6 +96,7 @@ class PolicySource:
         seed: The run's.
         resample: How often, at most, groups without any spread give way to new ones.
         progress: Told how many episodes have just ended.
+        watch: Gives more figures about the groups of a batch.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class PolicySource:
         *,
         resample: int = 0,
         progress: Callable[[int], None] | None = None,
+        watch: Callable[[Sequence[Group]], Figures] = lambda _: {},
     ):
         self.rollout = rollout
         self.curriculum = curriculum
@@ -114,6 +118,7 @@ class PolicySource:
         self.seed = seed
         self.resample = resample
         self.progress = progress
+        self.watch = watch
 
     def batch(self, step: int) -> Batch:
         """Samples ``size`` groups from the weights that the engine has now."""
@@ -131,7 +136,8 @@ class PolicySource:
             for trajectory in group.trajectories:
                 trajectory.group = number
         seconds = time.perf_counter() - began
-        figures = self.weigh(groups) | self.curriculum.observe(draw, played) | {"seconds/rollout": seconds}
+        figures = self.weigh(groups) | self.curriculum.observe(draw, played) | self.watch(groups)
+        figures |= {"seconds/rollout": seconds}
         return groups, figures | ({"groups_replaced": float(len(played) - len(groups))} if self.resample else {})
 
     def _sample(self, draw: Draw, count: int, seed: int) -> list[Group]:
@@ -336,14 +342,20 @@ def _written(
     return trajectory
 
 
-def describe(groups: Sequence[Group], vector: RewardVector, maxima: dict[str, float], gate: str | None) -> Figures:
+def describe(
+    groups: Sequence[Group],
+    vector: RewardVector,
+    maxima: dict[str, float],
+    gate: str | None,
+    watched: Sequence[str] = (),
+) -> Figures:
     """The figures of a batch that people look at: rewards, lengths, how episodes ended."""
     everyone = [trajectory for group in groups for trajectory in group.trajectories]
     figures: Figures = {}
     scalars = utilities_of(everyone, vector, maxima, gate)
     if not np.isnan(scalars).all():
         figures["reward"] = float(np.nanmean(scalars))
-    for name in vector.names:
+    for name in (*vector.names, *watched):
         values = [value for trajectory in everyone if (value := trajectory.rewards.get(name)) is not None]
         if values:
             figures[f"reward/{name}"] = float(np.mean(values))

@@ -120,7 +120,7 @@ class Trainer:
         """The loop."""
         steps = self.config.train.steps
         with (
-            closing(self.parts.engine),
+            closing(self.parts),
             closing(self.loggers),
             self.display,
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
@@ -232,7 +232,8 @@ class Trainer:
         """Says what is wrong with a batch, and refuses one of which nothing can be learned."""
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
         self.display.problems(f"step {step + 1}", everyone)
-        if all(trajectory.advantage is None and trajectory.missing for trajectory in everyone):
+        learned = set(self.parts.vector.names)
+        if all(trajectory.advantage is None and learned & trajectory.missing.keys() for trajectory in everyone):
             problems = Counter(problem for trajectory in everyone for problem in problems_of(trajectory))
             raise ValueError(
                 f"step {step + 1} has nothing to learn from: every episode lacks a reward, most for this:\n"
@@ -242,9 +243,11 @@ class Trainer:
         if self.kind == "policy":
             self._check_versions(step, everyone)
         if known := sum(task_key(self.config.env.id, group.task) in self._evaluated for group in groups):
+            mixed = f"step {step + 1}: {known} of {len(groups)} tasks are among those of the evaluation"
             self.display.say(
-                f"step {step + 1}: {known} of {len(groups)} tasks are among those of the evaluation. To evaluate on "
-                "tasks that are held out, set eval.source or eval.env_options"
+                f"{mixed}: their gold answers are hidden from training (test-time training)"
+                if self.parts.gold
+                else f"{mixed}. To evaluate on tasks that are held out, set eval.source or eval.env_options"
             )
             self._evaluated = set()  # once is enough
 

@@ -11,15 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo_agents.rewards.component import Component, RewardVector, component, from_environment
+from grpo_agents.rewards.consensus import first, majority, perplexity, self_judged
 from grpo_agents.rewards.cost import USES, cost, latency, length, tool_calls, uses
 from grpo_agents.rewards.format import format
 from grpo_agents.rewards.math_answer import math_answer
+from grpo_agents.rewards.reference import reference
 from grpo_agents.rewards.reward_model import learned
+from grpo_agents.rewards.rubric import rubric
 from grpo_agents.tasks import load_object
 
 __all__ = ["BUILT_IN", "USES", "Component", "RewardVector", "as_vector", "component", "named", "uses"]
 
-BUILT_IN = {entry.name: entry for entry in (cost, latency, tool_calls, length, format, math_answer, learned)}
+_TEACHERS = (reference(), rubric(), majority(), perplexity(), self_judged(), first())
+_BUILT_IN = (cost, latency, tool_calls, length, format, math_answer, learned, *_TEACHERS)
+BUILT_IN = {entry.name: entry for entry in _BUILT_IN}
 """Components that come with the package, by name."""
 
 

@@ -86,8 +86,9 @@ def component(
 ) -> Component | Callable[[Callable[..., Any]], Component]:
     """Makes a reward component of a function; see :class:`Component` for the settings.
 
-    The function returns a number, or None where *we* could not judge (that trajectory then carries no gradient). What
-    the policy did wrong scores ``worst``.
+    The function returns a number, or None where *we* could not judge (that trajectory then carries no gradient); an
+    exception in its place, unraised, says why, and one that is raised says it of the whole group. What the policy did
+    wrong scores ``worst``.
     """
     if function is not None:
         return Component(function.__name__, function)
@@ -192,12 +193,15 @@ class RewardVector(Sequence[Component]):
         return replace(group, trajectories=[entry for entry in group.trajectories if entry.stop_reason not in FAILED])
 
 
+def asked_by(entry: Component) -> list[inspect.Parameter]:
+    """What a component asks for: its parameters beyond the first."""
+    return [] if entry.function is None else list(inspect.signature(entry.function).parameters.values())[1:]
+
+
 def _wanted(entry: Component, resources: Mapping[str, Any]) -> dict[str, Any]:
-    """The resources that a component asks for: its parameters beyond the first."""
-    if entry.function is None:
-        return {}
+    """The resources that a component asks for."""
     wanted = {}
-    for parameter in list(inspect.signature(entry.function).parameters.values())[1:]:
+    for parameter in asked_by(entry):
         if parameter.name in resources:
             wanted[parameter.name] = resources[parameter.name]
         elif parameter.default is parameter.empty:
@@ -238,6 +242,9 @@ def _write(entry: Component, whom: Sequence[Trajectory], value: Any) -> None:
 
 
 def _write_one(entry: Component, trajectory: Trajectory, number: Any) -> None:
+    if isinstance(number, Exception):
+        _fail(entry, [trajectory], number)
+        return
     if number is None:
         _fail(entry, [trajectory], "it returned None: it could not judge")
         return

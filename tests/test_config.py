@@ -57,6 +57,12 @@ def wrong(**changes):
         ({"train__overlap": True, "engine__backend": "vllm", "method": {"tis": 2.0}}, r"learner\.old_logprobs = 'reco"),
         ({"train__overlap": True, "method": {"name": "sft"}}, r"train\.overlap: a run on demonstrations samples"),
         ({"train__steps__more": 1}, r"train\.steps: "),
+        ({"rewards": {"watch": "outcome"}}, r'rewards\.watch is "outcome", and a list is wanted: watch'),
+        ({"models": {"judge": {"max_tokns": 3}}}, r"key models\.judge\.max_tokns\. Did you mean 'max_tokens'\?"),
+        ({"models": {"judge": {"server": {"ulr": ""}}}}, r"key models\.judge\.server\.ulr\. Did you mean 'url'"),
+        ({"models": {"judge": {"backend": "hosted"}}}, r"models\.judge: backend 'hosted' needs server\.url and"),
+        ({"models": {"engine": {}}}, r"models\.engine: rewards are handed the run's own by that name"),
+        ({"models": 3}, r"models: .*dictionary.*3"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_config_is_said(changes, message):
@@ -135,7 +141,7 @@ def test_a_saved_config_is_the_same_config(tmp_path, warm):
 
 
 def test_a_saved_config_shows_every_key_and_names_those_that_are_not_set(tmp_path):
-    save_config(make_config(wrong(method={"clip_high": 0.28})), tmp_path / "config.toml")
+    save_config(make_config(wrong(method={"clip_high": 0.28}, models={"NAME": {}})), tmp_path / "config.toml")
     text = (tmp_path / "config.toml").read_text()
     saved = tomllib.loads(text)
     assert saved["method"].items() >= {"name": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": "k3"}.items()
@@ -151,6 +157,7 @@ def test_a_saved_config_shows_every_key_and_names_those_that_are_not_set(tmp_pat
 
 def test_every_key_says_what_it_takes_and_means():
     keys = {key.name: key for key in list_keys()}
+    assert (keys["models"].type, keys["models.NAME.max_tokens"].default) == ("sections by name", "1024")
     assert all(key.description for key in keys.values())
     assert (keys["model.path"].type, keys["model.path"].default) == ("text", "required")
     assert (keys["model.threads"].type, keys["model.threads"].default) == ("whole number", "not set")

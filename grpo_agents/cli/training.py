@@ -119,7 +119,7 @@ def rollout(
             temperature=0.0 if greedy else None,
         )
     player.close()
-    parts.engine.close()
+    parts.close()
     store.write(out, groups, scoring=parts.scoring)
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     console().print(evaluate(trajectories, parts.vector, parts.maxima, settings.advantage.gate).as_table())

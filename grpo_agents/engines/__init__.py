@@ -57,12 +57,14 @@ class Request:
         ids: The whole prompt, token for token.
         seed: Makes the draw repeatable, whatever else is in the batch.
         max_tokens: At most this many new tokens.
+        adapter: False asks an engine that samples with an adapter for what the model says without it.
     """
 
     session: int
     ids: Sequence[int]
     seed: int
     max_tokens: int
+    adapter: bool = True
 
 
 @dataclass(slots=True)

@@ -141,9 +141,13 @@ class EngineModel:
         engine: Samples the tokens.
         max_tokens: At most this many new tokens an answer.
         temperature: 0 takes the likeliest token.
+        adapter: False asks for what the model says without the adapter that the engine samples with.
     """
 
-    def __init__(self, chat: Any, engine: Any, *, max_tokens: int = 1024, temperature: float = 1.0):
+    def __init__(
+        self, chat: Any, engine: Any, *, max_tokens: int = 1024, temperature: float = 1.0, adapter: bool = True
+    ):
+        self._adapter = adapter
         self._chat = chat
         self._engine = engine
         self._max_tokens = max_tokens
@@ -172,6 +176,8 @@ class EngineModel:
         sampling = Sampling(temperature, stop_ids=tuple(self._chat.stop_ids))
         loop, session = asyncio.get_running_loop(), next(self._sessions)
         request = conversation.request(session, seed, room)
+        if not self._adapter:
+            request.adapter = False
         asked = _Asked(session, conversation, request, sampling, loop, loop.create_future())
         self._waiting.put(asked)
         loop.call_soon(loop.run_in_executor, None, self._hand_over)  # with all that others ask until then

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -96,3 +96,22 @@ class EngineConfig(Section):
     vllm: VllmConfig = Field(default_factory=VllmConfig, description="How vLLM is run.")
     server: ServerConfig = Field(default_factory=ServerConfig, description="Which server.")
     check: CheckConfig = Field(default_factory=CheckConfig, description="Whether it samples from the policy.")
+
+
+class ChatModelConfig(Section):
+    """A model that rewards ask by its name: an anchor, a judge. It is never trained."""
+
+    path: str | None = Field(
+        default=None, description="Hub id or folder; the policy as it was before training (model.path) where not set."
+    )
+    backend: Literal["transformers", "vllm", "hosted"] = Field(
+        default="transformers",
+        description="transformers: in this process; the policy itself without its adapter, where path is not set and "
+        "model.lora is. vllm: started by this run. hosted: any OpenAI-compatible endpoint, a `vllm serve` as well.",
+    )
+    max_tokens: int = Field(default=1024, ge=1, description="Tokens of an answer, at most.")
+    temperature: float = Field(default=1.0, ge=0, description="0 takes the likeliest token.")
+    template: str | None = Field(default=None, description="A Jinja file instead of the model's own chat template.")
+    options: dict[str, Any] = Field(default={}, description="Handed to the template, as {enable_thinking = false}.")
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="How vLLM is run.")
+    server: ServerConfig = Field(default_factory=ServerConfig, description="Which endpoint, for hosted.")

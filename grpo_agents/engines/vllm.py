@@ -181,7 +181,7 @@ class VllmEngine:
             likeliest = min(sampling.top_k, self.vocabulary) if sampling.gives_support else 0
             finish = _finishing(request.session, self.version, likeliest, deliver)
             parameters = _parameters(request, sampling, likeliest)
-            self._ask(_Asked(request.session, finish, deliver), request.ids, parameters)
+            self._ask(_Asked(request.session, finish, deliver), request.ids, parameters, adapter=request.adapter)
 
     def release(self, sessions: Iterable[int]) -> None:
         """Stops sampling for episodes that have ended; what they share with others stays in the prefix cache."""
@@ -243,7 +243,7 @@ class VllmEngine:
 
     # Between the threads
 
-    def _ask(self, asked: _Asked, ids: Sequence[int], parameters: Any) -> None:
+    def _ask(self, asked: _Asked, ids: Sequence[int], parameters: Any, *, adapter: bool = True) -> None:
         from vllm.inputs.engine import tokens_input  # type: ignore
 
         key = str(next(self._numbers))
@@ -253,7 +253,8 @@ class VllmEngine:
             if key not in self._under_way:  # released meanwhile
                 return
             try:
-                self._engine.add_request(key, prompt, parameters, lora_request=self._adapter)
+                lora = self._adapter if adapter else None
+                self._engine.add_request(key, prompt, parameters, lora_request=lora)
             except ValueError as error:  # the request's own fault
                 del self._under_way[key]
                 asked.fail(EngineFailure(f"vLLM refused a request of {len(ids)} tokens: {error}"))

@@ -80,7 +80,8 @@ def evaluate(
         vector: The components: what makes the scalar reward (:func:`grpo_agents.advantage.utilities`), its directions
             and units. Where it is empty there is no scalar reward.
         maxima: The most an episode can cost, by component.
-        gate: The component that the scalar reward is multiplied by. It says as well who passed; else ``outcome`` does.
+        gate: The component that the scalar reward is multiplied by. It says as well who passed; else ``outcome`` does,
+            or ``gold_outcome`` where training saw no gold answers.
         best: What the scalar reward can come to, for the share of it.
 
     Raises:
@@ -93,7 +94,7 @@ def evaluate(
     if not len(episodes):
         raise ValueError("there are no trajectories to evaluate: name files or a folder that hold some")
     reward = scalar_rewards(episodes, vector, maxima or {}, gate) if vector else None
-    judge = gate or "outcome"
+    judge = gate or ("outcome" if "outcome" in episodes.rewards else "gold_outcome")
     return Summary(
         trajectories=len(episodes),
         tasks=len(np.unique(episodes.task.codes)),

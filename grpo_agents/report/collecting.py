@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,9 @@ def collect(chosen: Sequence[Batch], focus: Sequence[Batch], lens: Lens) -> Coll
     for file in dict.fromkeys(batch.file for batch in (*chosen, *focus)):
         scoring = store.read_scoring(file)
         groups: dict[tuple[Any, ...], list[tuple[Trajectory, Facts]]] = {}
-        for place, trajectory in zip(store.read_places(file), store.iterate(file), strict=True):
+        notes: dict[tuple[Any, ...], str] = {}
+        texts = (text for rows in store.scan(file, ["group_notes"], store.ROWS) for text in rows["group_notes"])
+        for place, text, trajectory in zip(store.read_places(file), texts, store.iterate(file), strict=True):
             key = (file, place["phase"], place["run_step"])
             number, batch = wanted.get(key, (-1, None))
             if key not in names and (batch is None or trajectory.group not in batch.groups):
@@ -75,11 +78,13 @@ def collect(chosen: Sequence[Batch], focus: Sequence[Batch], lens: Lens) -> Coll
                 # files that no run wrote may number all groups alike, and what differs is shown apart
                 same = (number, trajectory.group, known.task, figures.label(trajectory.preference))
                 groups.setdefault(same, []).append((trajectory, known))
-        for (number, *_), rollouts in groups.items():
+                notes.setdefault(same, text.as_py() or "{}")
+        for same, rollouts in groups.items():
             trajectories, all_facts = zip(*rollouts, strict=True)
-            batch = chosen[number]
+            number, batch = same[0], chosen[same[0]]
             places = [(batch.step, batch.phase, one.group, one.index) for one in trajectories]
-            at = blocks.add(group_data(trajectories, vocabulary, [lens.get(place, {}) for place in places]))
+            coefficients = [lens.get(place, {}) for place in places]
+            at = blocks.add(group_data(trajectories, vocabulary, coefficients, json.loads(notes[same])))
             index.add_group(number, trajectories, all_facts, at)
     return Collected(index, blocks.finish(), vocabulary, facts, sets, last)
 

@@ -69,6 +69,7 @@ def group_data(
     trajectories: Sequence[Trajectory],
     vocabulary: Vocabulary,
     lens: Sequence[Mapping[str, Mapping[tuple[int, int], float]]],
+    notes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """A group for the page.
 
@@ -76,6 +77,7 @@ def group_data(
         trajectories: Its rollouts, of one task and preference.
         vocabulary: Takes up the tokens that occur.
         lens: The coefficients of each rollout, by method, sample and position; empty where there are none.
+        notes: What group rewards left behind.
     """
     first = trajectories[0]
     return {
@@ -83,6 +85,7 @@ def group_data(
         "task": _text(first.task),
         "tools": [str(schema.get("function", {}).get("name", "?")) for schema in first.tools],
         "preference": list(first.preference.items()),
+        "notes": [note_data(name, note) for name, note in notes.items()],
         "rollouts": [
             _rollout(one, first, vocabulary, coefficients) for one, coefficients in zip(trajectories, lens, strict=True)
         ],
@@ -152,6 +155,24 @@ def message_data(message: Message) -> dict[str, Any]:
         data["reply"] = _text(reply)
     if calls := message.get("tool_calls"):
         data["calls"] = [_call(call) for call in calls]
+    return data
+
+
+def note_data(name: str, note: Any) -> dict[str, Any]:
+    """A note of a group: of a label what it is and who agrees, of a rubric its criteria and verdicts, else its JSON."""
+    keys = note.keys() if isinstance(note, Mapping) else set()
+    label, rubric = {"answer", "answers", "agrees"} <= keys, {"criteria", "verdicts"} <= keys
+    if not (label or rubric) or not {"text", "rollouts"} <= keys:
+        return {"name": name, "text": _text(note)}
+    data: dict[str, Any] = {"name": name, "text": _text(note["text"]), "rollouts": note["rollouts"]}
+    data["took"] = [[word, note[word]] for word in ("calls", "read", "written") if word in note]
+    if label:
+        data["answer"], data["gold"] = _text(note["answer"]), note.get("gold")
+        data["answers"] = [_text(answer) for answer in note["answers"]]
+        data["agrees"] = note["agrees"]
+    else:
+        data["criteria"] = [[entry["criterion"], entry["points"]] for entry in note["criteria"]]
+        data["verdicts"] = note["verdicts"]
     return data
 
 

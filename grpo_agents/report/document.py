@@ -23,7 +23,8 @@ from grpo_agents.report.facts import Facts
 from grpo_agents.report.sources import LIMIT, Batch, Source, choose, find_batches
 from grpo_agents.report.tokens import Vocabulary, load_tokenizer, read_lens
 
-SCRIPTS = ("data", "elements", "scales", "charts", "overview", "filter", "list", "tokens", "reader", "keys", "main")
+_READING = ("tokens", "notes", "reader")
+SCRIPTS = ("data", "elements", "scales", "charts", "overview", "filter", "list", *_READING, "keys", "main")
 """The page's modules, in the order in which they are put together."""
 
 

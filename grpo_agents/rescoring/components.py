@@ -19,7 +19,8 @@ def given_by(scoring: Scoring | None, names: Iterable[str] = ()) -> dict[str, Co
         names: Names of components that their environment gave.
     """
     given = {name: from_environment(name) for name in names}
-    return given | {entry.name: entry for entry in (scoring.vector if scoring else ()) if entry.name not in BUILT_IN}
+    stored = (*scoring.vector, *scoring.watched) if scoring else ()
+    return given | {entry.name: entry for entry in stored if entry.name not in BUILT_IN}
 
 
 def read_vector(names: str, given: Mapping[str, Component], said: str) -> RewardVector:

@@ -212,8 +212,9 @@ def _scan_names(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
 
 def _merged(scoring: Scoring, components: Sequence[Component]) -> Scoring:
     """The scoring of the new file: with components that are new, or have another direction or unit."""
-    entries = {entry.name: entry for entry in scoring.vector}
-    return replace(scoring, vector=RewardVector((entries | {entry.name: entry for entry in components}).values()))
+    entries = {entry.name: entry for entry in scoring.vector} | {entry.name: entry for entry in components}
+    watched = tuple(entry for entry in scoring.watched if entry.name not in entries)
+    return replace(scoring, vector=RewardVector(entries.values()), watched=watched)
 
 
 def _plan(paths: Sequence[Path], scorer: Scorer) -> dict[str, Any]:

@@ -29,6 +29,11 @@ ADVICE = {
         "in every group all episodes earned the same, so nothing was learned. Tasks that are neither too easy nor too "
         "hard, a finer reward or a larger rollout.group_size make them differ",
     ),
+    "diversity/unanimous": (
+        0.9,
+        "in nine of ten groups all rollouts come to one answer. What agrees with them is rewarded now, right or wrong: "
+        "look at the references on the report page, stop at the checkpoint before, or raise method.kl_weight",
+    ),
     "stopped/tokens": (
         0.5,
         "most episodes were cut short by rollout.max_turn_tokens or rollout.max_tokens. Raise them, or show the model "
@@ -113,17 +118,15 @@ class Display:
             if len(self._problems) == PROBLEMS:
                 self.say("further problems are not said, but stored: `grpo-agents evaluate` counts them all")
 
-    def evaluation(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of an evaluation before a step."""
+    def evaluation(self, step: int, figures: dict[str, float], watched: Sequence[str] = ()) -> None:
+        """The figures of an evaluation before a step; of the components that are watched, too."""
         self._figures.add(step, figures)
         missing = figures.get("eval/missing/reward", 0)
         without = f"; {missing:.0f} episodes have none" if missing else ""
-        if "eval/reward" not in figures:
-            self.say(f"step {step}: no evaluation reward{without}")
-            return
-        low, high = figures["eval/reward_low"], figures["eval/reward_high"]
-        interval = "n/a" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
-        self.say(f"step {step}: evaluation reward {figures['eval/reward']:.3f} (95 % interval {interval}){without}")
+        known = [_with_interval(name, figures) for name in ("reward", *watched) if f"eval/{name}" in figures]
+        lacks = "" if "eval/reward" in figures else f"no evaluation reward{without}"
+        said = f"evaluation {', '.join(known)}{'' if lacks else without}" if known else ""
+        self.say(f"step {step}: {'; '.join(part for part in (lacks, said) if part)}")
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """The figures of a step; and what they mean, where that is not plain."""
@@ -152,6 +155,12 @@ class Display:
             yield lambda ended: self._progress.update(task, advance=ended)
         finally:
             self._progress.remove_task(task)
+
+
+def _with_interval(name: str, figures: Mapping[str, float]) -> str:
+    low, high = figures[f"eval/{name}_low"], figures[f"eval/{name}_high"]
+    interval = "n/a" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+    return f"{name} {figures[f'eval/{name}']:.3f} (95 % interval {interval})"
 
 
 class _Bars(Progress):

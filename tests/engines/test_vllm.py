@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import queue
@@ -301,6 +302,11 @@ def test_an_adapter_alone_is_sent(folder):
                 for name, value in model.named_parameters():
                     if "lora_" in name:
                         value += 0.1 * torch.randn_like(value)
+        base = [dataclasses.replace(request, adapter=False) for request in asked]
+        said = sample(engine, base)
+        assert largest_difference(model, base, said) > 1e-2
+        with model.disable_adapter():
+            assert largest_difference(model, base, said) < 1e-5
         os.kill(engine.pid, signal.SIGKILL)
         assert sample(engine, asked)[0].version == 2  # and the new process has the adapter, as it is by now
         assert largest_difference(model, asked, sample(engine, asked)) < 1e-5

@@ -52,7 +52,7 @@ def test_who_plays_the_solution_is_right_and_who_does_nothing_is_not(level):
         task = env.task_source[number]
         rewards, spent = play(env, task, oracle(task), seed=number)
         assert rewards == {"outcome": 1.0, "progress": 1.0}
-        assert spent >= LibraryDeskEnv.expected_rewards(task)["solution"]["cost"] - 1e-9
+        assert spent >= LibraryDeskEnv().expected_rewards(task)["solution"]["cost"] - 1e-9
         assert spent <= LibraryDeskEnv.maxima["cost"]
         assert play(env, task, ["Goodbye."] * 2)[0] == {"outcome": 0.0, "progress": 0.0}
 
@@ -149,7 +149,7 @@ def test_a_task_of_ones_own_that_is_none_is_named():
 def test_what_can_be_expected_is_what_the_writes_cost():
     (task,) = (LibraryDeskEnv(levels=[2]).task_source[number] for number in range(1))
     writes = sum(len(wish["calls"]) for wish in task["wishes"])
-    assert LibraryDeskEnv.expected_rewards(task) == {
+    assert LibraryDeskEnv().expected_rewards(task) == {
         "solution": {
             "outcome": 1.0,
             "progress": 1.0,
@@ -158,7 +158,7 @@ def test_what_can_be_expected_is_what_the_writes_cost():
             "tool_calls": writes,
         }
     }
-    assert LibraryDeskEnv.expected_rewards({"question": "?"}) == {}
+    assert LibraryDeskEnv().expected_rewards({"question": "?"}) == {}
 
 
 def test_gymnasiums_checker_has_nothing_to_say():

@@ -45,8 +45,9 @@ def named(group):
     return [float(len(group.task["question"]) + group.preference["cost"])] * len(group.trajectories)
 
 
+ASK_A_MODEL = ("reward_model", "reference", "rubric", "self_judged")
 COMPONENTS = [
-    *(entry for entry in BUILT_IN.values() if entry.name != "reward_model"),
+    *(entry for entry in BUILT_IN.values() if entry.name not in ASK_A_MODEL),
     overlong(8, 4),
     *(Component(function.__name__, function) for function in (talk, masks, tools, mixed, later)),
     *(Component(function.__name__, function, per="group") for function in (ranks, named)),

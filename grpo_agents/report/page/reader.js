@@ -84,7 +84,7 @@ function groupHead(number) {
       group.tools.length ? make("span", { class: "said" }, "tools") : null,
       group.tools.map((name) => make("span", { class: "chip" }, name)),
     ),
-    make("div", { class: "prompt" }, group.prompt.map((said) => message(said)), fold("task", group.task)),
+    make("div", { class: "prompt" }, group.prompt.map((said) => message(said)), fold("task", group.task), group.notes.map((note) => noted(note, number))),
   );
 }
 
