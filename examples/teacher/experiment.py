@@ -1,0 +1,105 @@
+"""Compute as Teacher where everything can be computed on two cores: what synthesis, votes and training come to.
+
+python examples/teacher/experiment.py                    prints the table of results/*.json
+python examples/teacher/experiment.py --run 0 1 2 3 4    runs these seeds anew first, from the repository's root
+
+Each seed has a model made from scratch that imitates column addition for a while (addition.py), and goes on from there
+twice: taught by references that a script synthesises of its rollouts, and by the gold answers themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from grpo_agents.build import build
+from grpo_agents.config import load_config
+from grpo_agents.evaluation.statistics import mean_interval
+from grpo_agents.pseudo_labels import PseudoLabels
+from grpo_agents.sources import pick
+from grpo_agents.trainer import train
+from grpo_agents.trajectory import Group
+
+HERE = Path(__file__).parent
+DEMO = HERE.parent / "demo"
+RESULTS = HERE / "results"
+QUESTIONS = 400
+IMITATION = [f"source.path={HERE / 'addition.py'}:demonstrate", "env.id=grpo_agents/Math-v0", "env.options={}"]
+GOLD = [f"env.id={HERE / 'addition.py'}:Addition", "env.options={}", 'rewards={vector=["outcome"]}']
+ROWS = ("initial", "majority", "synthesis", "taught", "gold")
+
+
+def main() -> None:
+    """Runs seeds where asked, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=int, nargs="+", metavar="SEED", default=[], help="seeds to run anew")
+    parser.add_argument("--imitation", type=int, default=400, help="steps of imitation")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    for seed in arguments.run:
+        run_seed(seed, arguments.imitation)
+    print(table([json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]))
+
+
+def run_seed(seed: int, imitation: int) -> None:
+    """The start of a seed and both ways on, into a file of ``results``."""
+    folder = Path("runs") / "teacher" / f"seed-{seed}"
+    maker = [sys.executable, DEMO / "tiny_model.py", folder / "start", "--seed", str(seed)]
+    subprocess.run(maker, check=True)
+    own = ["model.threads=1", f"seed={seed}", 'rewards={vector=["outcome"]}', "advantage={}", *IMITATION]
+    sft = [*own, f"run={folder / 'sft'}", f"model.path={folder / 'start'}", f"train.steps={imitation}"]
+    start = train(load_config(DEMO / "sft.toml", sft), overwrite=True) / "model"
+    first = play(start)
+    labels = {name: [group.notes[note]["gold"] for group in first] for name, note in NOTES.items()}
+    found: dict[str, Any] = {"seed": seed, "imitation": imitation, "initial": rate(first)}
+    found |= {name: float(np.mean(values)) for name, values in labels.items()}
+    differ = [group.notes["reference"]["answer"] != group.notes["majority"]["answer"] for group in first]
+    pairs = list(zip(labels["synthesis"], labels["majority"], strict=True))
+    found["differ"] = float(np.mean(differ))
+    found["synthesis_alone_right"] = float(np.mean([one > other for one, other in pairs]))
+    found["majority_alone_right"] = float(np.mean([one < other for one, other in pairs]))
+    for name, settings in {"taught": [], "gold": GOLD}.items():
+        own = [f"run={folder / name}", f"model.path={start}", f"seed={seed}", *settings]
+        found[name] = rate(play(train(load_config(HERE / "addition.toml", own), overwrite=True) / "model"))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"seed-{seed}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+NOTES = {"synthesis": "reference", "majority": "majority"}
+
+
+def play(model: Path) -> list[Group]:
+    """Eight rollouts of the same held-out questions, with what synthesis and votes make of them."""
+    own = [f"model.path={model}", "seed=1234", f"rewards.vector={HERE / 'addition.py'}:compared"]
+    parts = build(load_config(HERE / "addition.toml", own))
+    player, tasks = parts.rollout(evaluating=True)
+    groups = player.sample([pick(tasks, number, 1234) for number in range(QUESTIONS)], seed=1234)
+    PseudoLabels(parts.vector, parts.watched, player.judge)(groups)
+    player.close()
+    parts.close()
+    return groups
+
+
+def rate(groups: list[Group]) -> float:
+    """The share of rollouts that are right."""
+    return float(np.mean([entry.rewards["gold_outcome"] or 0.0 for group in groups for entry in group.trajectories]))
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Means over seeds with 95 % intervals, in Markdown."""
+    lines = ["| | right |", "| --- | ---: |"]
+    for name in (*ROWS, "differ", "synthesis_alone_right", "majority_alone_right"):
+        interval = mean_interval([run[name] for run in runs])
+        lines.append(f"| {name.replace('_', ' ')} | {interval.mean:.3f} ({interval.low:.3f} … {interval.high:.3f}) |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
