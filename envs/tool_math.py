@@ -1,6 +1,6 @@
 r"""Arithmetic over several turns with a calculator.
 
->>> from grpo_agents.env import tool_call
+>>> from grpo_agents.spaces import tool_call
 >>> env = ToolMathEnv([{"question": "What is 47 * 83?", "answer": "3901"}])
 >>> observation, info = env.reset(seed=0)
 >>> calls = [tool_call("calculator", {"expression": "47 * 83"})]

@@ -15,10 +15,11 @@ import grpo_agents.envs  # noqa: F401  registers the built-in environments with 
 
 if TYPE_CHECKING:
     from grpo_agents.config import Config, load_config
-    from grpo_agents.env import AgentEnv, Reply, VectorReward, make_env, tool_call
+    from grpo_agents.env import AgentEnv, Reply, VectorReward, make_env
     from grpo_agents.evaluation import evaluate
     from grpo_agents.rewards.component import Component, RewardVector, component
     from grpo_agents.rewards.preference import Choices, Simplex
+    from grpo_agents.spaces import tool_call
     from grpo_agents.tools import Tool, tool
     from grpo_agents.trainer import resume, train
     from grpo_agents.trajectory import Group, Trajectory
@@ -27,10 +28,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "config": ("Config", "load_config"),
-    "env": ("AgentEnv", "Reply", "VectorReward", "make_env", "tool_call"),
+    "env": ("AgentEnv", "Reply", "VectorReward", "make_env"),
     "evaluation": ("evaluate",),
     "rewards.component": ("Component", "RewardVector", "component"),
     "rewards.preference": ("Choices", "Simplex"),
+    "spaces": ("tool_call",),
     "tools": ("Tool", "tool"),
     "trainer": ("resume", "train"),
     "trajectory": ("Group", "Trajectory"),

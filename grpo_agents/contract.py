@@ -24,8 +24,9 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from grpo_agents.env import AgentEnv, tool_call
+from grpo_agents.env import AgentEnv
 from grpo_agents.scoring import check_maxima
+from grpo_agents.spaces import tool_call
 from grpo_agents.trajectory import Message
 
 SEEDS = 5

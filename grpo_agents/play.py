@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 
-from grpo_agents.env import AgentEnv, describe_message, tool_call
+from grpo_agents.env import AgentEnv, describe_message
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import Tool
 from grpo_agents.trajectory import Message
 

@@ -11,12 +11,13 @@ from grpo_agents.chat import Chat
 from grpo_agents.engines.hosted import HostedChat, HostedEngine
 from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.engines.settings import ServerConfig
-from grpo_agents.env import AgentEnv, Reply, tool_call
+from grpo_agents.env import AgentEnv, Reply
 from grpo_agents.evaluation.episodes import Episodes
 from grpo_agents.replay import Replay
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.cost import cost
 from grpo_agents.rollout import Rollout, RolloutConfig
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import Price, ToolResult, tool
 
 

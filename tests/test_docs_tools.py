@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from grpo_agents import store
 from grpo_agents.cli import app
 from grpo_agents.config import load_config
-from grpo_agents.env import make_env, tool_call
+from grpo_agents.env import make_env
+from grpo_agents.spaces import tool_call
 from grpo_agents.tasks import load_object
 from grpo_agents.trajectory import Group, Step, Trajectory
 

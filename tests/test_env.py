@@ -2,8 +2,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from grpo_agents.env import Action, AgentEnv, Messages, Reply, VectorReward, make_env, tool_call
+from grpo_agents.env import AgentEnv, Reply, VectorReward, make_env
 from grpo_agents.rewards.preference import Choices, Simplex
+from grpo_agents.spaces import Action, Messages, tool_call
 from grpo_agents.tools import tool
 
 

@@ -12,10 +12,11 @@ from tiny import make_tokenizer
 from grpo_agents import store
 from grpo_agents.chat import Chat
 from grpo_agents.engines.scripted import ScriptedEngine
-from grpo_agents.env import AgentEnv, Reply, tool_call
+from grpo_agents.env import AgentEnv, Reply
 from grpo_agents.replay import CannotReplay, Difference, Replay
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import tool
 from grpo_agents.trajectory import Message, Step, ToolRun, Trajectory
 

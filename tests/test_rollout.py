@@ -10,12 +10,13 @@ from transformers import AutoModelForCausalLM
 from grpo_agents.chat import Chat
 from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.engines.transformers import TransformersEngine
-from grpo_agents.env import AgentEnv, Reply, tool_call
+from grpo_agents.env import AgentEnv, Reply
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.rewards.component import Component, RewardVector, component
 from grpo_agents.rewards.cost import cost, latency
 from grpo_agents.rewards.preference import Choices
 from grpo_agents.rollout import Rollout, RolloutConfig
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import tool
 
 TRIPLE = RewardVector(["outcome", cost, latency])

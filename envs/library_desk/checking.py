@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import permutations
 
-from grpo_agents.env import tool_call
 from grpo_agents.envs.library_desk.database import Library
 from grpo_agents.envs.library_desk.policy import objection
 from grpo_agents.envs.library_desk.tools import WRITES, Desk
 from grpo_agents.envs.library_desk.wishes import Call
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import run_calls
 from grpo_agents.trajectory import Task
 

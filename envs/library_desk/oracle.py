@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from grpo_agents.env import tool_call
+from grpo_agents.spaces import tool_call
 from grpo_agents.trajectory import Message, Task
 
 QUESTIONS = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from setting import make
 
-from grpo_agents.env import tool_call
+from grpo_agents.spaces import tool_call
 
 DRILLS = 0.25
 """Share of dialogues that answer an easy question directly: a tiny model needs many to learn to add."""

@@ -24,10 +24,10 @@ from transformers import PreTrainedTokenizerFast
 
 from grpo_agents.chat import Chat
 from grpo_agents.engines.scripted import ScriptedEngine
-from grpo_agents.env import tool_call
 from grpo_agents.envs.tool_math import ToolMathEnv
 from grpo_agents.rewards import BUILT_IN, RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
+from grpo_agents.spaces import tool_call
 from grpo_agents.trajectory import Message, Task
 
 GROUPS, GROUP_SIZE, REPEATS = 64, 8, 7

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_agents.env import tool_call
 from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.envs.library_desk.circulation import (
     Refused,
@@ -22,6 +21,7 @@ from grpo_agents.envs.library_desk.circulation import (
 from grpo_agents.envs.library_desk.database import Library
 from grpo_agents.envs.library_desk.policy import objection
 from grpo_agents.envs.library_desk.tools import WRITES, Desk
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import run_calls
 
 

@@ -12,10 +12,11 @@ from tiny import REPOSITORY
 
 from grpo_agents.cli import app
 from grpo_agents.contract import check
-from grpo_agents.env import make_env, tool_call
+from grpo_agents.env import make_env
 from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.envs.library_desk.tasks import LEVELS
 from grpo_agents.envs.library_desk.tools import LOOK_UPS, WRITES
+from grpo_agents.spaces import tool_call
 from grpo_agents.tasks import load_object
 
 PAGE = (REPOSITORY / "docs" / "library_desk.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from grpo_agents.contract import check
 from grpo_agents.engines import EngineFailure
 from grpo_agents.engines.chat_model import Answer
 from grpo_agents.engines.scripted import ScriptedEngine
-from grpo_agents.env import make_env, tool_call
+from grpo_agents.env import make_env
 from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.envs.library_desk.database import Library
 from grpo_agents.envs.library_desk.oracle import oracle
@@ -25,6 +25,7 @@ from grpo_agents.replay import Replay
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.cost import cost
 from grpo_agents.rollout import Rollout, RolloutConfig
+from grpo_agents.spaces import tool_call
 
 ID = "grpo_agents/LibraryDesk-v0"
 

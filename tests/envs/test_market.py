@@ -11,12 +11,12 @@ from tiny import make_tokenizer
 
 from grpo_agents.chat import Chat
 from grpo_agents.engines.scripted import ScriptedEngine
-from grpo_agents.env import tool_call
 from grpo_agents.envs.orchestra import Market, OrchestraEnv, simulated_model
 from grpo_agents.evaluation import best_of
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.cost import cost, latency
 from grpo_agents.rollout import Rollout, RolloutConfig
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import tool
 
 POOL = tuple(simulated_model(name, f"Asks {name}.", price=1.0, latency=2.0) for name in ("ant", "bee", "cow"))

@@ -9,11 +9,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from scipy import stats
 
-from grpo_agents.env import tool_call
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.evaluation import worths_of
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.cost import cost, latency
+from grpo_agents.spaces import tool_call
 from grpo_agents.trajectory import Group, Step, Trajectory
 
 PRICES = {"direct": (0.0, 0.0), "calculator": (1.0, 3.0), "novice": (0.5, 2.5), "expert": (10.0, 0.3)}

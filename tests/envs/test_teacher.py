@@ -7,7 +7,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from grpo_agents.contract import check
-from grpo_agents.env import VectorReward, make_env, tool_call
+from grpo_agents.env import VectorReward, make_env
 from grpo_agents.envs.free_text import FreeTextEnv
 from grpo_agents.envs.math import MathEnv
 from grpo_agents.envs.teacher import TeacherEnv
@@ -16,6 +16,7 @@ from grpo_agents.rewards import RewardVector
 from grpo_agents.rewards.component import component, from_environment
 from grpo_agents.rewards.pseudo_label import Label, Reading, agreement
 from grpo_agents.rewards.watched import score_hiding_gold
+from grpo_agents.spaces import tool_call
 from grpo_agents.trajectory import Group, Step, Trajectory
 
 INNER = ["grpo_agents/Math-v0", "grpo_agents/ToolMath-v0", "grpo_agents/Orchestra-v0", "grpo_agents/FreeText-v0"]

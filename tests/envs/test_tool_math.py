@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from grpo_agents.env import tool_call
 from grpo_agents.envs.tool_math import ToolMathEnv, draw_task
+from grpo_agents.spaces import tool_call
 
 TASK = {"question": "What is 47 * 83 - 12?", "answer": "3889", "level": 2}
 

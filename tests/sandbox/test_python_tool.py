@@ -5,7 +5,8 @@ import gc
 from processes import descendants, eventually
 from snippets import zygote
 
-from grpo_agents.env import AgentEnv, tool_call
+from grpo_agents.env import AgentEnv
+from grpo_agents.spaces import tool_call
 from grpo_agents.tools import run_calls
 
 
