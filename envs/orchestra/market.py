@@ -28,7 +28,8 @@ class Market:
     """How offers differ from task to task.
 
     Attributes:
-        prices: Of a tool's own name the prices, in dollars a call, of which one is drawn; else its declared one.
+        prices: Of a tool's own name the prices, in dollars a call, of which one is drawn; it keeps its own where it is
+            not named.
         latencies: The same in seconds.
         aliases: Names that the tools are given at random; their own where there are none.
         subsets: By the tools' own names, which ones may be on offer together; each is as likely. None: any that is not
@@ -63,14 +64,17 @@ class Market:
             raise ValueError(f"market.aliases has {len(set(self.aliases))} different names for up to {most} tools")
 
     def draw(self, tools: Sequence[Tool], rng: np.random.Generator) -> list[dict[str, Any]]:
-        """An offer, as plain data: name, tool, price and latency of each tool in it, in random order."""
+        """An offer, as plain data: name, tool, price and latency of each tool in it, in random order.
+
+        The price is None of a tool of which only a call shows what it costs, the latency of one that is measured.
+        """
         chosen = self._subset(tools, rng)
         names = rng.permutation(list(self.aliases)).tolist() if self.aliases else [tool.name for tool in chosen]
         return [
             {
                 "name": name,
                 "tool": tool.name,
-                "price": _drawn(self.prices.get(tool.name), tool.price, rng),
+                "price": _drawn(self.prices.get(tool.name), None if tool.metered else tool.price, rng),
                 "latency": _drawn(self.latencies.get(tool.name), tool.latency, rng),
             }
             for name, tool in zip(names, chosen, strict=False)

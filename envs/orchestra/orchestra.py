@@ -16,10 +16,11 @@ from grpo_agents.envs.calculator import calculator
 from grpo_agents.envs.orchestra.market import Market
 from grpo_agents.envs.orchestra.questions import Split, questions
 from grpo_agents.envs.orchestra.simulated import simulated_model
+from grpo_agents.rewards.cost import USES
 from grpo_agents.rewards.math_answer import extract, score_answer
 from grpo_agents.rewards.preference import Choices
 from grpo_agents.tasks import load_object
-from grpo_agents.tools import Tool
+from grpo_agents.tools import Price, Tool
 from grpo_agents.trajectory import Message, Task, Usage
 
 DIRECT = "direct"
@@ -49,6 +50,8 @@ class OrchestraEnv(AgentEnv):
         accuracy: How often an answer is right by way of each choice and kind of task, where that is known: simulated
             models keep to it, and the best achievable reward follows from it.
         maxima: The most an episode can sensibly cost, by component, where that is not what the built-in tools cost.
+        budget: Dollars that an episode may spend; a task's own ``budget`` goes before it.
+        token_price: What the policy's own tokens cost: a :class:`Price` or its settings, as ``{written = 2e-6}``.
         render_mode: See :class:`AgentEnv`.
 
     Raises:
@@ -88,6 +91,8 @@ class OrchestraEnv(AgentEnv):
         answers: Literal["text", "math"] = "text",
         accuracy: Mapping[str, Mapping[str, float]] | None = None,
         maxima: Mapping[str, float] | None = None,
+        budget: float | None = None,
+        token_price: Price | Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ):
         super().__init__(questions(split) if tasks is None else tasks, render_mode=render_mode)
@@ -98,6 +103,8 @@ class OrchestraEnv(AgentEnv):
         self.answers = answers
         self.accuracy = accuracy or (DECLARED if tools is None else {})
         self.maxima = maxima or type(self).maxima
+        self.budget = budget
+        self.token_price = Price(**token_price) if isinstance(token_price, Mapping) else token_price
 
     def vary(self, task: Task, rng: np.random.Generator) -> Task:
         """Draws the offer from the market, where there is one, as the task's ``offer``."""
@@ -109,13 +116,21 @@ class OrchestraEnv(AgentEnv):
         """The tools of the task's offer, or all."""
         return Market().tools(self.pool, task["offer"]) if "offer" in task else self.pool
 
+    def allowance(self, task: Task) -> float | None:
+        """The task's ``budget``, or the environment's."""
+        return task.get("budget", self.budget)
+
     def start(self, task: Task) -> str:
         """The question."""
         return task["question"]
 
     def describe_preference(self, preference: Mapping[str, float]) -> str:
-        """The weights in tenths: short, and a digit each."""
-        return "weights: " + ", ".join(f"{name} {10 * weight:.0f}" for name, weight in preference.items())
+        """The weights in tenths, short and a digit each; those of tools under the names by which they are on offer."""
+        called = {f"{USES}{tool.name}": tool.alias for tool in self.offer.values()}
+        shown = {called.get(name, name): 10 * weight for name, weight in preference.items()}
+        return "weights: " + ", ".join(
+            f"{name} {tenths:.0f}" for name, tenths in shown.items() if not name.startswith(USES)
+        )
 
     def finish(self, task: Task, message: Message) -> dict[str, float]:
         """``outcome`` is 1 where the answer is the task's.
@@ -143,6 +158,7 @@ class OrchestraEnv(AgentEnv):
                 "cost": usage.dollars,
                 "latency": usage.latency,
                 "tool_calls": usage.calls,
+                **{f"{USES}{tool.name}": float(tool.name == name) for tool in self.pool},
             }
             for name, usage in self.choices(task).items()
         }

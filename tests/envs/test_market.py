@@ -12,12 +12,12 @@ from tiny import make_tokenizer
 from grpo_agents.chat import Chat
 from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.envs.orchestra import Market, OrchestraEnv, simulated_model
-from grpo_agents.evaluation import best_of
+from grpo_agents.evaluation import best_of, worths_of
 from grpo_agents.rewards.component import RewardVector
-from grpo_agents.rewards.cost import cost, latency
+from grpo_agents.rewards.cost import cost, latency, uses
 from grpo_agents.rollout import Rollout, RolloutConfig
 from grpo_agents.spaces import tool_call
-from grpo_agents.tools import tool
+from grpo_agents.tools import Price, tool
 
 POOL = tuple(simulated_model(name, f"Asks {name}.", price=1.0, latency=2.0) for name in ("ant", "bee", "cow"))
 PRICES = {"ant": (1.0, 2.0, 4.0), "cow": (8.0,)}
@@ -33,6 +33,14 @@ def test_each_tool_draws_its_price_and_one_without_a_list_keeps_its_own():
     assert set(seen) == {("ant", 1.0), ("ant", 2.0), ("ant", 4.0), ("bee", 1.0), ("cow", 8.0)}
     ants = [seen["ant", price] for price in PRICES["ant"]]
     assert min(ants) > 0.7 * max(ants)
+
+
+def test_a_tool_that_is_paid_by_tokens_stays_so_unless_a_price_is_drawn_for_it():
+    by_tokens = POOL[0].costing(price=Price(read=1e-6, written=4e-6))
+    kept, drawn = Market(), Market(prices={"ant": [3.0]})
+    for market, price in ((kept, Price(read=1e-6, written=4e-6)), (drawn, Price(3.0))):
+        (offered,) = market.tools([by_tokens], market.draw([by_tokens], np.random.default_rng(0)))
+        assert offered.prices == price
 
 
 def test_every_subset_that_is_not_empty_comes_up_alike():
@@ -174,3 +182,30 @@ def test_gymnasiums_checker_has_nothing_to_say_of_a_market():
         check_env(
             OrchestraEnv(market={"prices": {"expert": [1.0, 9.0]}, "aliases": list("abc")}), skip_render_check=True
         )
+
+
+def test_weights_of_tools_are_shown_by_alias_and_only_of_those_on_offer():
+    env = market_env()
+    weights = {"outcome": 0.5, "uses.cow": 0.3, "uses.bee": 0.2}
+    opening, info = env.reset(seed=3, options={"preference": weights})
+    alias = next(entry["name"] for entry in info["task"]["offer"] if entry["tool"] == "cow")
+    assert opening[-1]["content"].endswith(f"\nweights: outcome 5, {alias} 3")
+
+
+def test_who_wants_a_tool_used_gets_more_where_it_is():
+    """By hand: half for being right, half for a call of the cow, which is always right; the ant is so half the time."""
+    env = market_env()
+    vector = RewardVector(["outcome", uses("ant"), uses("cow")])
+    worths = worths_of(env.expected_rewards, vector, env.maxima, "outcome")
+    task = env.vary(TASK, np.random.default_rng(0))
+    found = worths(task, {"outcome": 0.5, "uses.cow": 0.5, "uses.ant": 0.0})
+    assert found == pytest.approx({"direct": 0.0, "ant": 0.25, "cow": 1.0})
+
+
+def test_a_budget_is_the_tasks_or_the_environments():
+    task = {**TASK, "offer": [{"name": "a", "tool": "cow", "price": 8.0, "latency": 1.0}]}
+    for env, posed in ((market_env(budget=5.0), task), (market_env(budget=90.0), {**task, "budget": 5.0})):
+        env.reset(seed=0, options={"task": posed})
+        observation, *_ = env.step(call("a"))
+        assert observation[0]["content"] == "Error: 'a' can cost $8, and $5 of the budget is left"
+        assert env.runs[0].dollars == 0
