@@ -114,10 +114,9 @@ def _has_tasks(make: Make) -> None:
 
 def _offers_tools(make: Make) -> None:
     env = make()
-    for seed in range(SEEDS):
-        env.reset(seed=seed)
-        offered = list(env.offered(env.task))
-        names = [entry.name for entry in offered]
+    for index in range(SEEDS if env.task_source.count is None else min(SEEDS, env.task_source.count)):
+        offered = list(env.offered(env.task_source[index]))
+        names = [entry.alias for entry in offered]
         if len(set(names)) < len(names):
             raise _Broken(f"two tools have one name: {', '.join(names)}", "rename one: @tool(name=…)")
         for entry in offered:

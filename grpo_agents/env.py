@@ -233,7 +233,10 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         if len(self.offer) < len(offered):
             names = [tool.alias for tool in offered]
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{type(self).__name__} offers two tools that are called {twice!r}: Tool.called(…)")
+            raise ValueError(
+                f"{type(self).__name__} offers two tools that are called {twice!r}: rename one, by @tool(name=…) or "
+                "Tool.called(…)"
+            )
         self.runs = []
         self.spent, self._allowance = 0.0, self.allowance(task)
         if self._allowance is not None:

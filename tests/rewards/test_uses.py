@@ -1,12 +1,10 @@
 """How often a tool was used, as a component that a user may weigh."""
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 
 from grpo_agents.advantage import utility
 from grpo_agents.build import make_vector
+from grpo_agents.config import RewardsConfig
 from grpo_agents.env import AgentEnv
 from grpo_agents.rewards import RewardVector, as_vector, named, uses
 from grpo_agents.tools import tool
@@ -28,7 +26,7 @@ def test_calls_that_gave_a_result_are_counted_by_the_tools_own_name():
 
 def test_a_user_who_weighs_it_gets_more_for_more():
     vector = RewardVector([uses("search"), uses("ask")])
-    rewards: Any = {"uses.search": 2.0, "uses.ask": 1.0}
+    rewards: dict[str, float | None] = {"uses.search": 2.0, "uses.ask": 1.0}
     assert utility(rewards, {"uses.search": 0.5, "uses.ask": 0.25}, vector, {}, None) == 0.5 * 2 + 0.25 * 1
     with pytest.raises(ValueError, match=r"weighs 'uses\.serch'.*Did you mean 'uses\.search'"):
         vector.check_preference({"uses.serch": 1.0})
@@ -56,11 +54,11 @@ class OffersByTask(Offers):
 
 
 def vector_of(env, *names):
-    return make_vector(cast(Any, SimpleNamespace(vector=list(names))), env)
+    return make_vector(RewardsConfig(vector=list(names)), env)[0]
 
 
 def test_a_tool_that_is_never_offered_is_refused_where_that_is_known():
     assert vector_of(Offers(), "outcome", "uses.search").names == ("outcome", "uses.search")
-    with pytest.raises(ValueError, match=r"rewards\.vector names 'uses\.assistant-2'.*no tool .*It has: search"):
+    with pytest.raises(ValueError, match=r"rewards name 'uses\.assistant-2'.*no tool .*It has: search"):
         vector_of(Offers(), "uses.assistant-2")
     assert vector_of(OffersByTask(), "uses.other").names == ("uses.other",)
