@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 from grpo_agents.envs.calculator import calculator
@@ -21,9 +23,10 @@ ACCURACY = {
     "adept": {"easy": 0.95, "hard": 0.9, "word": 0.9},
     "expert": {"easy": 1.0, "hard": 1.0, "word": 1.0},
 }
-SEEN_SUBSETS = (NAMES, ("calculator", "novice", "expert"), ("novice", "adept", "expert"), ("calculator", "adept"))
 UNSEEN_SUBSETS = (("calculator", "novice", "adept"), ("calculator", "adept", "expert"), ("novice", "expert"))
-SEEN = OrchestraEnv.preferences
+SEEN_SUBSETS = tuple(
+    subset for size in (2, 3, 4) for subset in combinations(NAMES, size) if subset not in UNSEEN_SUBSETS
+)
 BETWEEN = [
     {"outcome": outcome / 10, "cost": cost / 10, "latency": latency / 10}
     for outcome, cost, latency in (
@@ -67,7 +70,7 @@ def unseen_subsets() -> dict[str, Any]:
     return seen() | {"subsets": UNSEEN_SUBSETS}
 
 
-def _market(levels: dict[str, list[int]], subsets: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+def _market(levels: dict[str, list[int]], subsets: Sequence[Sequence[str]]) -> dict[str, Any]:
     return {"prices": levels, "latencies": levels, "subsets": subsets}
 
 
