@@ -31,6 +31,7 @@ from grpo_agents.trainer import train
 from grpo_agents.trajectory import Trajectory
 
 HERE = Path(__file__).parent
+ENV = f"env.id={HERE / 'setting.py'}:make"
 RESULTS = HERE / "results"
 QUESTIONS = 800
 
@@ -72,6 +73,7 @@ def run_seed(seed: int, methods: list[str]) -> None:
     if not start.exists():
         subprocess.run([sys.executable, HERE / "model.py", folder / "start", str(seed)], check=True)
         own = [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", f"seed={seed}"]
+        own.append(f"source.path={HERE / 'demonstrations.py'}:demonstrate")
         measure("sft", seed, HERE / "sft.toml", own)
     for method in methods:
         own = [f"run={folder / method}", f"model.path={start}", f"seed={seed}", *METHODS[method]]
@@ -81,7 +83,7 @@ def run_seed(seed: int, methods: list[str]) -> None:
 def measure(method: str, seed: int, config: Path, overrides: list[str]) -> None:
     """Trains, and writes what came out."""
     began = time.process_time()
-    folder = train(load_config(config, overrides), overwrite=True)
+    folder = train(load_config(config, [ENV, *overrides]), overwrite=True)
     found: dict[str, Any] = {"method": method, "seed": seed, "seconds": round(time.process_time() - began, 1)}
     for name, test in TESTS.items():
         found[name] = figures(play(folder / "model", test))
@@ -92,9 +94,8 @@ def measure(method: str, seed: int, config: Path, overrides: list[str]) -> None:
 
 def play(model: Path, test: list[str]) -> list[Trajectory]:
     """One episode of each of the first held-out questions."""
-    config = load_config(
-        HERE / "grpo.toml", [f"model.path={model}", "seed=1234", "env.options={split = 'test'}", *test]
-    )
+    own = [ENV, f"model.path={model}", "seed=1234", "env.options={split = 'test'}"]
+    config = load_config(HERE / "grpo.toml", [*own, *test])
     parts = build(config)
     player, tasks = parts.rollout()
     chosen = [pick(tasks, number, config.seed) for number in range(QUESTIONS)]
