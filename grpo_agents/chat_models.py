@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_agents.backends import make_backend, make_chat
 from grpo_agents.chat import Chat
 from grpo_agents.config import ChatConfig, Config
-from grpo_agents.engines.chat_model import ChatModel, EngineModel
+from grpo_agents.engines.chat_model import ChatModel, EngineModel, SharedEngine
 from grpo_agents.engines.remembering import RememberingModel
 from grpo_agents.engines.settings import ChatModelConfig
 from grpo_agents.learner import ranks
@@ -41,6 +41,13 @@ class ChatModels:
 
     by_name: dict[str, ChatModel] = field(default_factory=dict)
     engines: list[TokenEngine] = field(default_factory=list)
+    _shared: dict[str, SharedEngine] = field(default_factory=dict)
+
+    def shared(self, name: str, make: Callable[[], TokenEngine]) -> SharedEngine:
+        """An engine that several of them ask; made when the first does."""
+        if name not in self._shared:
+            self._shared[name] = SharedEngine(make())
+        return self._shared[name]
 
     def close(self) -> None:
         """Ends what was started."""
@@ -100,13 +107,14 @@ def _asker(
         same = name not in config.models or settings.backend == config.engine.backend
         speaks = chat if own.chat == config.chat else make_chat(own)
         if model is None and same:  # nothing learns: what the engine samples from stays what it is
-            return EngineModel(speaks, engine, **limits)
+            return EngineModel(speaks, made.shared("engine", lambda: engine), **limits)
         if config.model.lora is not None and same and config.engine.backend == "vllm":
-            return EngineModel(speaks, engine, adapter=False, **limits)
+            return EngineModel(speaks, made.shared("engine", lambda: engine), adapter=False, **limits)
         # of several ranks each has but a shard of the learner's, and with overlap it moves while others sample
         idle = ranks.alone() and not config.train.overlap
         if config.model.lora is not None and model is not None and idle and settings.backend == "transformers":
-            return EngineModel(speaks, _without_adapter(own, model, chat), **limits)
+            base = made.shared("base", lambda: _without_adapter(own, model, chat))
+            return EngineModel(speaks, base, **limits)
     say(f"{name}: {settings.server.model or own.model.path} by {settings.backend}, beside the policy")
     try:
         pair = make_backend(own, None, say)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from grpo_agents.tools import Tool
+from grpo_agents.tools.definition import CALLABLE_NAME
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Market:
             ValueError: Names the key and what is wrong.
         """
         known = [tool.name for tool in tools]
+        for tool in tools:
+            if tool.name in self.prices and tool.prices is None:
+                raise ValueError(f"market.prices names {tool.name!r}, of which each call says what it cost")
+        for alias in self.aliases:
+            if self.aliases.count(alias) > 1 or not CALLABLE_NAME.fullmatch(alias):
+                raise ValueError(
+                    f"market.aliases has {alias!r} twice, or as what no tool can be called: names are of at most 64 "
+                    "letters, digits, _ and -, each once"
+                )
         for key, drawn in (("prices", self.prices), ("latencies", self.latencies)):
             for name, values in drawn.items():
                 if name not in known:
@@ -60,8 +70,8 @@ class Market:
                 raise ValueError(f"market.subsets names {unknown[0]!r}; the tools are {', '.join(known)}")
         if self.subsets is not None and not self.subsets:
             raise ValueError("market.subsets is empty: give at least one, or leave it out")
-        if self.aliases and len(set(self.aliases)) < most:
-            raise ValueError(f"market.aliases has {len(set(self.aliases))} different names for up to {most} tools")
+        if self.aliases and len(self.aliases) < most:
+            raise ValueError(f"market.aliases has {len(self.aliases)} names for up to {most} tools")
 
     def draw(self, tools: Sequence[Tool], rng: np.random.Generator) -> list[dict[str, Any]]:
         """An offer, as plain data: name, tool, price and latency of each tool in it, in random order.

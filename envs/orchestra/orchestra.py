@@ -19,6 +19,7 @@ from grpo_agents.envs.orchestra.simulated import simulated_model
 from grpo_agents.rewards.cost import USES
 from grpo_agents.rewards.math_answer import extract, score_answer
 from grpo_agents.rewards.preference import Choices
+from grpo_agents.spaces import Action
 from grpo_agents.tasks import load_object
 from grpo_agents.tools import Price, Tool
 from grpo_agents.trajectory import Message, Task, Usage
@@ -55,7 +56,7 @@ class OrchestraEnv(AgentEnv):
         render_mode: See :class:`AgentEnv`.
 
     Raises:
-        ValueError: A market that does not fit the tools.
+        ValueError: A market that does not fit the tools, or an accuracy that lacks one.
     """
 
     components: ClassVar[tuple[str, ...]] = ("outcome",)
@@ -102,6 +103,11 @@ class OrchestraEnv(AgentEnv):
             self.market.check(self.pool)
         self.answers = answers
         self.accuracy = accuracy or (DECLARED if tools is None else {})
+        if self.accuracy and (lacking := {DIRECT, *(tool.name for tool in self.pool)} - set(self.accuracy)):
+            raise ValueError(
+                f"accuracy lacks {', '.join(sorted(lacking))}: say how often each choice is right, by kind"
+            )
+        self.action_space = Action(self.pool)
         self.maxima = maxima or type(self).maxima
         self.budget = budget
         self.token_price = Price(**token_price) if isinstance(token_price, Mapping) else token_price
@@ -144,13 +150,18 @@ class OrchestraEnv(AgentEnv):
         return {"outcome": float(content == task["answer"])}
 
     def choices(self, task: Task) -> dict[str, Usage]:
-        """What each choice costs: one call of a tool that is on offer, or none."""
-        costs = {entry.name: Usage(1, entry.price, entry.latency or 0.0) for entry in self.offered(task)}
-        return {DIRECT: Usage(), **costs}
+        """What each choice costs: one call of a tool that is on offer and within the budget, or none."""
+        allowance = self.allowance(task)
+        within = [entry for entry in self.offered(task) if allowance is None or entry.price <= allowance]
+        return {DIRECT: Usage(), **{entry.name: Usage(1, entry.price, entry.latency or 0.0) for entry in within}}
 
     def expected_rewards(self, task: Task) -> dict[str, dict[str, float]]:
-        """How often each choice is right, and what it costs; nothing of a task that is of no known kind."""
-        if not self.accuracy or task.get("kind") not in self.accuracy[DIRECT]:
+        """How often each choice is right, and what it costs, the policy's own tokens apart.
+
+        Nothing of a task that is of no known kind, or where only a call shows what a tool costs.
+        """
+        unknown = not self.accuracy or task.get("kind") not in self.accuracy[DIRECT]
+        if unknown or any(tool.metered for tool in self.offered(task)):
             return {}
         return {
             name: {

@@ -22,7 +22,9 @@ def simulated_model(name: str, description: str, *, price: float, latency: float
 
     def ask(self: Any) -> str:
         task = self.task
-        right = self.np_random.random() < self.accuracy[name].get(task["kind"], 0.0)
+        if task.get("kind") not in self.accuracy.get(name, {}):
+            raise ValueError(f"accuracy does not say how often {name!r} is right on kind {task.get('kind')!r}")
+        right = self.np_random.random() < self.accuracy[name][task["kind"]]
         return task["answer"] if right else nearly_right(task, self.np_random)
 
     ask.__doc__ = description

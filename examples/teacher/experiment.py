@@ -90,8 +90,15 @@ def play(model: Path) -> list[Group]:
 
 
 def rate(groups: list[Group]) -> float:
-    """The share of rollouts that are right."""
-    return float(np.mean([entry.rewards["gold_outcome"] or 0.0 for group in groups for entry in group.trajectories]))
+    """The share of rollouts that are right.
+
+    Raises:
+        ValueError: One could not be judged.
+    """
+    known = [entry.rewards["gold_outcome"] for group in groups for entry in group.trajectories]
+    if None in known:
+        raise ValueError(f"{known.count(None)} rollouts could not be judged")
+    return float(np.mean(np.array(known, float)))
 
 
 def table(runs: list[dict[str, Any]]) -> str:

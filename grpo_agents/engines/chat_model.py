@@ -111,7 +111,6 @@ class _Asked:
     """One question that waits for its answer."""
 
     session: int
-    conversation: Any
     request: Any
     sampling: Sampling
     loop: asyncio.AbstractEventLoop
@@ -130,73 +129,39 @@ class _Asked:
             self.completion.set_result(completion)
 
 
-class EngineModel:
-    """A chat model made of what a rollout takes: a chat and an engine, of tokens or hosted.
+class SharedEngine:
+    """An engine that chat models ask, one or several of them.
 
-    Its sessions are negative, so that a rollout on the same engine never meets them. An engine in lockstep must not be
+    Sessions are negative, so that a rollout on the same engine never meets them. An engine in lockstep must not be
     asked while a rollout uses it, and is asked for all that waits at once.
 
     Args:
-        chat: Between messages and token ids.
-        engine: Samples the tokens.
-        max_tokens: At most this many new tokens an answer.
-        temperature: 0 takes the likeliest token.
-        adapter: False asks for what the model says without the adapter that the engine samples with.
+        engine: Samples, tokens or hosted.
     """
 
-    def __init__(
-        self, chat: Any, engine: Any, *, max_tokens: int = 1024, temperature: float = 1.0, adapter: bool = True
-    ):
-        self._adapter = adapter
-        self._chat = chat
-        self._engine = engine
-        self._max_tokens = max_tokens
-        self._temperature = temperature
+    def __init__(self, engine: Any):
+        self.engine = engine
         self._sessions = count(-1, -1)
         self._waiting: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._at_engine = threading.Lock()
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]] = (),
-        *,
-        seed: int = 0,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-    ) -> Answer:
-        """Asks for the next message; see :meth:`ChatModel.complete`."""
-        began = time.perf_counter()
-        conversation = self._chat.start(messages, tools)
-        read = conversation.length
-        room = min(max_tokens or self._max_tokens, self._engine.context_length - read)
-        if room < 1:
-            raise ValueError(f"{read} tokens of prompt fill the model's context of {self._engine.context_length}")
-        temperature = self._temperature if temperature is None else temperature
-        sampling = Sampling(temperature, stop_ids=tuple(self._chat.stop_ids))
+    async def ask(self, conversation: Any, seed: int, max_tokens: int, sampling: Sampling, *, adapter: bool) -> Any:
+        """The completion of a conversation's next turn.
+
+        Raises:
+            EngineFailure: The engine cannot be asked any more.
+        """
         loop, session = asyncio.get_running_loop(), next(self._sessions)
-        request = conversation.request(session, seed, room)
-        if not self._adapter:
+        request = conversation.request(session, seed, max_tokens)
+        if not adapter:
             request.adapter = False
-        asked = _Asked(session, conversation, request, sampling, loop, loop.create_future())
+        asked = _Asked(session, request, sampling, loop, loop.create_future())
         self._waiting.put(asked)
         loop.call_soon(loop.run_in_executor, None, self._hand_over)  # with all that others ask until then
         try:
-            completion = await asked.completion
+            return await asked.completion
         finally:
-            self._engine.release([session])
-        step = conversation.take(completion)
-        return Answer(
-            step.message,
-            step.finish_reason,
-            read or step.read,
-            completion.tokens or None,
-            time.perf_counter() - began,
-        )
-
-    def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
-        """How many tokens a prompt has; None where only a server counts them."""
-        return self._chat.start(messages, ()).length or None
+            self.engine.release([session])
 
     def _hand_over(self) -> None:
         """Hands everything that waits to the engine, and returns when one in lockstep has sampled it."""
@@ -211,16 +176,66 @@ class EngineModel:
                         one.deliver(done)
 
                 try:
-                    self._engine.submit([asked.request for asked in batch], batch[0].sampling, deliver)
+                    self.engine.submit([asked.request for asked in batch], batch[0].sampling, deliver)
                 except Exception as error:  # raised where it is awaited
                     for asked in batch:
                         asked.deliver(error)
 
     def _batches(self, waiting: Sequence[_Asked]) -> list[list[_Asked]]:
         """What is handed over together: with an engine in lockstep all that is sampled alike, else each alone."""
-        if not self._engine.lockstep:
+        if not self.engine.lockstep:
             return [[asked] for asked in waiting]
         alike: dict[Sampling, list[_Asked]] = {}
         for asked in waiting:
             alike.setdefault(asked.sampling, []).append(asked)
         return list(alike.values())
+
+
+class EngineModel:
+    """A chat model made of what a rollout takes: a chat and an engine, of tokens or hosted.
+
+    Args:
+        chat: Between messages and token ids.
+        engine: Samples the tokens; a :class:`SharedEngine` where several models are made of one.
+        max_tokens: At most this many new tokens an answer.
+        temperature: 0 takes the likeliest token.
+        adapter: False asks for what the model says without the adapter that the engine samples with.
+    """
+
+    def __init__(
+        self, chat: Any, engine: Any, *, max_tokens: int = 1024, temperature: float = 1.0, adapter: bool = True
+    ):
+        self._adapter = adapter
+        self._chat = chat
+        self._shared = engine if isinstance(engine, SharedEngine) else SharedEngine(engine)
+        self._max_tokens = max_tokens
+        self._temperature = temperature
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        seed: int = 0,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+    ) -> Answer:
+        """Asks for the next message; see :meth:`ChatModel.complete`."""
+        began = time.perf_counter()
+        conversation = self._chat.start(messages, tools)
+        read, context = conversation.length, self._shared.engine.context_length
+        room = min(max_tokens or self._max_tokens, context - read)
+        if room < 1:
+            raise ValueError(f"{read} tokens of prompt fill the model's context of {context}")
+        temperature = self._temperature if temperature is None else temperature
+        sampling = Sampling(temperature, stop_ids=tuple(self._chat.stop_ids))
+        completion = await self._shared.ask(conversation, seed, room, sampling, adapter=self._adapter)
+        step = conversation.take(completion)
+        if not read and conversation.length >= context:  # a server knows it first
+            raise ValueError("the prompt fills the model's context")
+        seconds = time.perf_counter() - began
+        return Answer(step.message, step.finish_reason, read or step.read, completion.tokens or None, seconds)
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
+        """How many tokens a prompt has; None where only a server counts them."""
+        return self._chat.start(messages, ()).length or None

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ArgsKwargs
 
 from grpo_agents.tools.definition import Tool, ToolResult, WrongArguments
+from grpo_agents.tools.price import check_amount
 from grpo_agents.trajectory import Message, ToolRun
 
 UNREADABLE = "unreadable"
@@ -82,7 +83,10 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any], left
     except (ValueError, TypeError, RecursionError) as error:
         return refused(f"the arguments of {name!r} are not a JSON object: {error}")
     if left is not None:
-        most = chosen.most(*args, **kwargs)
+        try:
+            most = chosen.most(*args, **kwargs)
+        except Exception as error:  # what a tool raises is for the policy to read
+            return refused(f"what {name!r} can cost could not be said: {type(error).__name__}: {error}")
         if most is None and left < ROUNDING:
             return refused(f"nothing is left of the budget to pay {name!r} from")
         if most is not None and most > left + ROUNDING:
@@ -92,7 +96,7 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any], left
     dollars = chosen.price
     try:
         returned = _call(chosen, args, kwargs)
-        result = returned if isinstance(returned, ToolResult) else ToolResult(returned, 0, 0)
+        result = returned if isinstance(returned, ToolResult) else ToolResult(returned)
         dollars = _dollars(chosen, result)
         content = _as_text(result.content)
     except _OutOfTime:
@@ -112,6 +116,7 @@ def _dollars(tool: Tool, result: ToolResult) -> float:
         return tool.prices.of(result.read, result.written)
     if result.dollars is None:
         raise TypeError("it does not say what the call cost, as a tool without a price must: ToolResult(…, dollars=…)")
+    check_amount(result.dollars, "what it says that the call cost")
     return result.dollars
 
 

@@ -1,13 +1,14 @@
 """Chat models made of engines: who asks together is sampled together, and what fails is raised where it is awaited."""
 
 import asyncio
+import time
 
 import pytest
 import tiny
 
 from grpo_agents.chat import Chat
 from grpo_agents.engines import EngineFailure
-from grpo_agents.engines.chat_model import EngineModel
+from grpo_agents.engines.chat_model import EngineModel, SharedEngine
 from grpo_agents.engines.scripted import ScriptedEngine
 
 
@@ -95,3 +96,28 @@ def test_a_prompt_that_fills_the_context_is_refused(chat):
     with pytest.raises(ValueError, match="fill the model's context of 8"):
         asyncio.run(EngineModel(chat, engine).complete(said("a long question " * 10)))
     assert engine.batches == []
+
+
+def test_models_of_one_engine_take_turns_and_have_sessions_of_their_own(chat):
+    class OneAtATime(Counting):
+        inside = 0
+
+        def submit(self, requests, sampling, deliver):
+            self.inside += 1
+            assert self.inside == 1
+            time.sleep(0.01)  # so that another thread would be seen
+            super().submit(requests, sampling, deliver)
+            self.inside -= 1
+
+    engine = OneAtATime(script(chat, "1"))
+    shared = SharedEngine(engine)
+    anchor, judge = EngineModel(chat, shared), EngineModel(chat, shared, temperature=0.0)
+
+    async def both():
+        return await asyncio.gather(
+            *(asyncio.to_thread(asyncio.run, ask_all(model, 3)) for model in (anchor, judge) * 3)
+        )
+
+    assert [[answer.text for answer in answers] for answers in asyncio.run(both())] == [["1"] * 3] * 6
+    asked = [session for batch in engine.batches for session in batch]
+    assert len(set(asked)) == len(asked) == 18

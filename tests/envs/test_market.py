@@ -76,12 +76,36 @@ def test_an_offer_is_plain_data():
         ({"latencies": {"ant": [float("nan")]}}, "market.latencies of 'ant'"),
         ({"subsets": []}, "market.subsets is empty"),
         ({"subsets": [["ant", "elk"]]}, "market.subsets names 'elk'; the tools are ant, bee, cow"),
-        ({"aliases": ["a", "b"]}, "market.aliases has 2 different names for up to 3 tools"),
+        ({"aliases": ["a", "b"]}, "market.aliases has 2 names for up to 3 tools"),
+        ({"aliases": ["a", "b", "c", "b"]}, "market.aliases has 'b' twice"),
+        ({"aliases": ["a", "b", "my tool"]}, "market.aliases has 'my tool' .*or as what no tool can be called"),
     ],
 )
 def test_a_market_that_does_not_fit_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         OrchestraEnv(tools=POOL, market=settings)
+
+
+def test_an_accuracy_that_lacks_a_choice_is_refused():
+    with pytest.raises(ValueError, match="accuracy lacks bee, direct"):
+        OrchestraEnv(tools=POOL, accuracy={"ant": {}, "cow": {}})
+
+
+def test_a_simulated_model_of_unknown_accuracy_says_so():
+    env = OrchestraEnv([TASK], tools=POOL)
+    env.reset(seed=0)
+    observation, *_ = env.step(call("ant"))
+    assert "accuracy does not say how often 'ant' is right on kind 'x'" in observation[0]["content"]
+
+
+def test_what_a_budget_or_a_meter_forbids_is_no_choice():
+    task = {**TASK, "budget": 5.0}
+    env = OrchestraEnv(
+        [task], tools=[tool.costing(price=9.0) if tool.name == "cow" else tool for tool in POOL], accuracy=ACCURACY
+    )
+    assert set(env.expected_rewards(task)) == {"direct", "ant", "bee"}
+    by_tokens = [each.costing(price=Price(read=1e-6)) for each in POOL]
+    assert OrchestraEnv([task], tools=by_tokens, accuracy=ACCURACY).expected_rewards(task) == {}
 
 
 def test_an_offer_of_a_tool_that_there_is_not_is_refused():

@@ -143,3 +143,40 @@ def test_a_price_is_shown_where_that_is_asked_for():
     assert described.endswith("Price: $0.5 a call, $10000 per million tokens read, $100000 per million tokens written.")
     assert billed.with_price_shown().schema["function"]["description"].endswith("Price: by use.")
     assert "Price" not in flat.schema["function"]["description"]
+
+
+def test_a_price_by_tokens_of_a_tool_that_counts_none_is_a_failed_call():
+    @tool(price=Price(call=0.5, written=1.0))
+    def talk() -> str:
+        """Talks."""
+        return "a b c"
+
+    said, run = answer(talk, {})
+    assert "its tokens have a price, and nobody counted them" in said
+    assert run.dollars == 0.5
+
+
+@pytest.mark.parametrize("dollars", [float("nan"), -1.0, float("inf")])
+def test_dollars_that_cannot_be_are_a_failed_call_and_cost_nothing(dollars):
+    @tool(price=None)
+    def ask() -> ToolResult:
+        """Asks."""
+        return ToolResult("yes", dollars=dollars)
+
+    said, run = answer(ask, {})
+    assert "what it says that the call cost is" in said
+    assert run.dollars == 0
+
+
+def test_a_price_that_cannot_be_said_before_refuses_the_call():
+    def most():
+        raise RuntimeError("no counter")
+
+    @tool(price=None, most=most)
+    def ask() -> ToolResult:
+        """Asks."""
+        return ToolResult("yes", dollars=0.0)
+
+    said, run = answer(ask, {}, left=1.0)
+    assert "RuntimeError: no counter" in said
+    assert run.error
