@@ -58,6 +58,7 @@ class TeacherEnv(AgentEnv):
         self.gold = tuple(gold)  # type: ignore[misc]
         self.maxima = {self._gold_name.get(name, name): most for name, most in self.inner.maxima.items()}  # type: ignore[misc]
         self.token_price = self.inner.token_price
+        self.repeats = self.inner.repeats
 
     @property
     def np_random(self) -> np.random.Generator:
@@ -72,6 +73,11 @@ class TeacherEnv(AgentEnv):
     def np_random_seed(self) -> int:
         """Of the wrapped environment."""
         return self.inner.np_random_seed
+
+    @property
+    def acting(self) -> AgentEnv:
+        """The wrapped environment."""
+        return self.inner.acting
 
     def vary(self, task: Task, rng: np.random.Generator) -> Task:
         """As the wrapped environment varies it."""

@@ -78,6 +78,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
         hidden: Those of the components that nothing is to be learned from: a run can watch and evaluate them only, and
             they are no part of the scalar reward of a step.
         gold: Keys of tasks that rewards which are learned from do not get to see.
+        repeats: False where the same seed and messages need not give the same episode: a language model plays a part.
         preference: The running episode's preference.
         runs: The tool calls of the last step, with their measured seconds (kept out of ``info``, which has no clock).
         spent: Dollars that the running episode has spent.
@@ -91,6 +92,7 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     maxima: Mapping[str, float] = {}
     budget: float | None = None
     token_price: Price | None = None
+    repeats: bool = True
     hidden: ClassVar[tuple[str, ...]] = ()
     gold: ClassVar[tuple[str, ...]] = ()
 
@@ -187,6 +189,11 @@ class AgentEnv(gymnasium.Env[tuple[Message, ...], Message]):
     @property
     def _np_random(self) -> np.random.Generator:  # type: ignore[override]  where Gymnasium's checker looks
         return self.np_random
+
+    @property
+    def acting(self) -> AgentEnv:
+        """The environment that runs the tools: itself, or the one that it plays."""
+        return self
 
     @property
     def left(self) -> float | None:

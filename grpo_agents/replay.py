@@ -177,13 +177,16 @@ class _Table:
     """An environment whose tools from outside give what is stored."""
 
     def __init__(self, env: AgentEnv):
+        if not env.repeats:
+            raise CannotReplay("a language model plays a part in its environment, and would be asked anew")
         self.env = env
-        self._offered = env.offered
+        self._acting = env.acting
+        self._offered = self._acting.offered
         self._step: Step | None = None
         self._outside: dict[str, Tool] = {}  # as they are offered, by what they are called
         self._reached = False  # whether a tool from outside was called since it was last looked
-        env.offered = self._offer  # type: ignore[method-assign]
-        env.run_tools = self._run_tools  # type: ignore[method-assign]
+        self._acting.offered = self._offer  # type: ignore[method-assign]
+        self._acting.run_tools = self._run_tools  # type: ignore[method-assign]
 
     def reset(self, trajectory: Trajectory) -> Any:
         """Poses the stored task as it was posed."""
@@ -215,7 +218,7 @@ class _Table:
         self._outside = {tool.alias: tool for tool in offered}
         return [
             replace(tool, function=note, prices=Price(tool.price), timeout=None, _is_async=False, _most=tool.most)
-            if tool.of(self.env) is tool
+            if tool.of(self._acting) is tool
             else tool
             for tool in offered
         ]
@@ -226,7 +229,7 @@ class _Table:
         said: list[Message] = []
         runs: list[ToolRun] = []
         for place, call in enumerate(calls):
-            (message,), (run,) = run_calls(self.env.offer, [call], self.env.left)
+            (message,), (run,) = run_calls(self._acting.offer, [call], self._acting.left)
             if self._reached:
                 self._reached = False
                 message["content"], was = self._stored(place, len(calls))
@@ -234,10 +237,10 @@ class _Table:
                 run.dollars = was.dollars if chosen.metered else run.dollars
                 run.latency = was.latency if chosen.latency is None else run.latency
                 run.error = was.error
-            self.env.charge(run.dollars)
+            self._acting.charge(run.dollars)
             said.append(message)
             runs.append(run)
-        self.env.runs = runs
+        self._acting.runs = runs
         return said
 
     def _stored(self, place: int, calls: int) -> tuple[Any, ToolRun]:

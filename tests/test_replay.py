@@ -11,8 +11,11 @@ from tiny import make_tokenizer
 
 from grpo_agents import store
 from grpo_agents.chat import Chat
+from grpo_agents.engines.chat_model import ScriptedModel
 from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.env import AgentEnv, Reply
+from grpo_agents.envs.library_desk import LibraryDeskEnv
+from grpo_agents.envs.teacher import TeacherEnv
 from grpo_agents.replay import CannotReplay, Difference, Replay
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
@@ -263,6 +266,33 @@ def test_a_seed_a_task_and_a_preference_are_those_that_are_stored(stored):
     assert replayed(trajectory).now[-1] == "Preference: outcome 1"
     trajectory.preference, trajectory.seed = {}, trajectory.seed + 1
     assert (replayed(trajectory).where, replayed(trajectory).what) == ("reset", "messages")
+
+
+def test_an_environment_that_plays_another_is_replayed_without_a_call_outside(stored):
+    def teacher():
+        return TeacherEnv(env=f"{__name__}:Market")
+
+    trajectory = stored(*HAGGLE, env=teacher)
+    assert trajectory.steps[-1].rewards.keys() == {"gold_outcome", "gold_style"}
+    assert Market.searched == ["pears", "down"]
+    assert replayed(trajectory, teacher) is None
+    assert Market.searched == ["pears", "down"]
+
+
+def test_an_environment_in_which_a_model_plays_a_part_is_not_replayed():
+    asked = []
+    model = ScriptedModel(lambda messages: asked.append(messages) or "Hello")
+
+    def desk():
+        return LibraryDeskEnv(user=model)
+
+    env = desk()
+    opening, info = env.reset(seed=0)
+    asked.clear()
+    trajectory = Trajectory(task=info["task"], prompt=opening, tools=info["tools"])
+    with pytest.raises(CannotReplay, match="a language model plays a part in its environment"):
+        replayed(trajectory, desk)
+    assert not asked
 
 
 def test_a_tool_from_outside_that_an_environment_calls_itself_cannot_be_replayed(stored):

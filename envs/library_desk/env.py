@@ -55,6 +55,7 @@ class LibraryDeskEnv(AgentEnv):
     ):
         super().__init__(GeneratedTasks(Generator(levels, split)) if tasks is None else tasks, render_mode=render_mode)
         self._model = cast("ChatModel | None", load_object(user) if isinstance(user, str) else user)
+        self.repeats = self._model is None
         self._user: User
         self._expected: Library
         self._distance = 0
