@@ -61,7 +61,7 @@ def test_its_member_behind_a_server_serves_an_episode(tmp_path, monkeypatch):
         assert env.reset(seed=0)[0][-1]["content"] == "Hello."
         observation, _, terminated, _, _ = env.step("All is done.")
         assert (observation[0]["content"], terminated) == ("Goodbye.", True)
-        load_object(f"{path}:member")._engine.close()
+        load_object(f"{path}:member")._shared.engine.close()
 
 
 def test_its_domain_keeps_the_contract_and_can_be_solved(tmp_path):
