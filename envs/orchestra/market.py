@@ -8,7 +8,7 @@ A policy that has learned on one market by heart knows neither the tools nor the
 >>> offer = market.draw([calculator.costing(price=1.0, latency=3.0)], np.random.default_rng(0))
 >>> offer
 [{'name': 'tool-A', 'tool': 'calculator', 'price': 2.0, 'latency': 3.0}]
->>> market.tools([calculator], offer)[0].schema["function"]["description"]
+>>> on_offer([calculator], offer)[0].schema["function"]["description"]
 'Evaluates an arithmetic expression exactly.\nPrice: $2 a call. Time: about 3 s.'
 """
 
@@ -90,21 +90,6 @@ class Market:
             for name, tool in zip(names, chosen, strict=False)
         ]
 
-    def tools(self, tools: Sequence[Tool], offer: Sequence[dict[str, Any]]) -> list[Tool]:
-        """The tools of an offer, with price and latency in their descriptions.
-
-        Raises:
-            ValueError: The offer names a tool that there is not.
-        """
-        known = {tool.name: tool for tool in tools}
-        found = []
-        for entry in offer:
-            if entry["tool"] not in known:
-                raise ValueError(f"the task's offer names the tool {entry['tool']!r}; there are {', '.join(known)}")
-            tool = known[entry["tool"]].costing(price=entry["price"], latency=entry["latency"])
-            found.append(tool.called(entry["name"]).with_price_shown())
-        return found
-
     def _subset(self, tools: Sequence[Tool], rng: np.random.Generator) -> list[Tool]:
         if self.subsets is None:
             code = int(rng.integers(1, 2 ** len(tools)))
@@ -113,6 +98,22 @@ class Market:
             names = self.subsets[int(rng.integers(len(self.subsets)))]
             chosen = [tool for tool in tools if tool.name in names]
         return [chosen[index] for index in rng.permutation(len(chosen))]
+
+
+def on_offer(tools: Sequence[Tool], offer: Sequence[dict[str, Any]]) -> list[Tool]:
+    """The tools of an offer, with price and latency in their descriptions.
+
+    Raises:
+        ValueError: The offer names a tool that there is not.
+    """
+    known = {tool.name: tool for tool in tools}
+    found = []
+    for entry in offer:
+        if entry["tool"] not in known:
+            raise ValueError(f"the task's offer names the tool {entry['tool']!r}; there are {', '.join(known)}")
+        tool = known[entry["tool"]].costing(price=entry["price"], latency=entry["latency"])
+        found.append(tool.called(entry["name"]).with_price_shown())
+    return found
 
 
 def _drawn(values: Sequence[float] | None, declared: float | None, rng: np.random.Generator) -> float | None:

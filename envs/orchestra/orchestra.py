@@ -13,7 +13,7 @@ import numpy as np
 
 from grpo_agents.env import AgentEnv
 from grpo_agents.envs.calculator import calculator
-from grpo_agents.envs.orchestra.market import Market
+from grpo_agents.envs.orchestra.market import Market, on_offer
 from grpo_agents.envs.orchestra.questions import Split, questions
 from grpo_agents.envs.orchestra.simulated import simulated_model
 from grpo_agents.rewards.cost import USES
@@ -120,7 +120,7 @@ class OrchestraEnv(AgentEnv):
 
     def offered(self, task: Task) -> Sequence[Tool]:
         """The tools of the task's offer, or all."""
-        return Market().tools(self.pool, task["offer"]) if "offer" in task else self.pool
+        return on_offer(self.pool, task["offer"]) if "offer" in task else self.pool
 
     def allowance(self, task: Task) -> float | None:
         """The task's ``budget``, or the environment's."""

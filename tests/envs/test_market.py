@@ -12,6 +12,7 @@ from tiny import make_tokenizer
 from grpo_agents.chat import Chat
 from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.envs.orchestra import Market, OrchestraEnv, simulated_model
+from grpo_agents.envs.orchestra.market import on_offer
 from grpo_agents.evaluation import best_of, worths_of
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rewards.cost import cost, latency, uses
@@ -39,7 +40,7 @@ def test_a_tool_that_is_paid_by_tokens_stays_so_unless_a_price_is_drawn_for_it()
     by_tokens = POOL[0].costing(price=Price(read=1e-6, written=4e-6))
     kept, drawn = Market(), Market(prices={"ant": [3.0]})
     for market, price in ((kept, Price(read=1e-6, written=4e-6)), (drawn, Price(3.0))):
-        (offered,) = market.tools([by_tokens], market.draw([by_tokens], np.random.default_rng(0)))
+        (offered,) = on_offer([by_tokens], market.draw([by_tokens], np.random.default_rng(0)))
         assert offered.prices == price
 
 

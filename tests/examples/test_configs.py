@@ -27,16 +27,6 @@ FEW = [
 ]
 
 
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory):
-    """A Qwen3 of two layers with a Qwen3-style chat template."""
-    folder = tmp_path_factory.mktemp("stand-in")
-    tokenizer = make_qwen_tokenizer("qwen3")
-    make_model(vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def gsm8k(tmp_path):
     """Two questions of our own in GSM8K's form, as the data set has it and with the bare answer beside it."""

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_chat import make_tokenizer as make_qwen_tokenizer
-from tiny import REPOSITORY, make_model
+from tiny import REPOSITORY
 
 from grpo_agents import store
 from grpo_agents.config import load_config
@@ -27,16 +26,6 @@ FEW = [
     "eval.tasks=2",
     "eval.rollouts=2",
 ]
-
-
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory):
-    """A Qwen3 of two layers with a Qwen3-style chat template."""
-    folder = tmp_path_factory.mktemp("stand-in")
-    tokenizer = make_qwen_tokenizer("qwen3")
-    make_model(vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def train_few(name, stand_in, tmp_path, rows):
