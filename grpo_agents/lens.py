@@ -298,31 +298,46 @@ def read(
     progress: float,
 ) -> Reading:
     """The coefficients of one method, whose advantages are assigned, on the tokens of one trajectory of the group."""
-    part = [place for place, trajectory in enumerate(trajectories) if trajectory.advantage is not None]
-    place = trajectories.index(ours)
-    if place not in part:
+    batch = make_batch(trajectories)
+    mine = [row for row in batch.rows if row.name == ours.id]
+    if not mine:
         none = np.zeros(ours.sampled_tokens)
         note = f"trajectory {ours.id} takes no part"
         return Reading(method, np.full(len(none), math.nan), none, 1, none.astype(bool), note)
-    batch = make_batch([trajectories[entry] for entry in part])
-    scored = [entry for number in part for entry in rows[number]]
-    for row, entry in zip(batch.rows, scored, strict=True):
-        row.old, row.reference = entry.row.old, entry.row.reference
-        row.values = np.zeros(len(row.trained)) if entry.row.values is None else entry.row.values
+    scored = {(entry.row.name, entry.row.sample): entry for part in rows for entry in part}
+    found = []
+    for row in batch.rows:
+        entry = scored[row.name, row.sample]
+        kept = np.isin(entry.row.trained, row.trained)  # all but turns that are left out (advantage.drop)
+        row.old = entry.row.old[kept]
+        row.reference = None if entry.row.reference is None else entry.row.reference[kept]
+        row.values = np.zeros(len(row.trained)) if entry.row.values is None else entry.row.values[kept]
+        found.append(entry.logprobs[kept])
     assign_credit(batch, method)
-    logprobs = torch.from_numpy(np.concatenate([entry.logprobs for entry in scored]))  # (tokens,)
+    logprobs = torch.from_numpy(np.concatenate(found))  # (tokens,)
     values = torch.from_numpy(np.concatenate([row.values for row in batch.rows if row.values is not None]))
     tokens = learner.tokens(batch.rows, Forward(logprobs, torch.zeros_like(logprobs), values), batch, progress)
-    own = (tokens.trajectory == part.index(place)).numpy()  # (tokens,)
+    own = (tokens.trajectory == mine[0].trajectory).numpy()  # (tokens,)
     none = torch.zeros(len(logprobs), dtype=torch.bool)
     clipped = method.is_clipped(tokens) if isinstance(method, Grpo) else none
     units = int(tokens.group.max()) + 1 if method.unit == "group" else batch.trajectories
+    learned = {row.sample: row.trained for row in mine}
+    kept = np.concatenate(
+        [np.isin(np.flatnonzero(s.mask), learned.get(number, [])) for number, s in enumerate(ours.samples)]
+    )
+
+    def of_every_token(values: np.ndarray, otherwise: float) -> np.ndarray:
+        full = np.full(len(kept), otherwise, values.dtype)
+        full[kept] = values[own]
+        return full
+
     return Reading(
         method,
-        tokens.advantages.numpy()[own],
-        coefficients(method, tokens).numpy()[own],
-        units * ours.sampled_tokens,
-        clipped.numpy()[own],
+        of_every_token(tokens.advantages.numpy(), math.nan),
+        of_every_token(coefficients(method, tokens).numpy(), 0.0),
+        units * mine[0].length,
+        of_every_token(clipped.numpy(), False),
+        "" if kept.all() else "turns with a call that cannot be read are not learned from",
     )
 
 
@@ -333,7 +348,6 @@ def make_table(
     place: dict[str, Any], trajectory: Trajectory, rows: Sequence[Scored], readings: dict[str, Reading], tokenizer: Any
 ) -> pa.Table:
     """A row a sampled token; :meth:`Explanation.save` lists the columns."""
-    samples = [number for number, sample in enumerate(trajectory.samples) if sample.mask.any()]
     ids = np.concatenate([entry.row.ids[entry.row.trained] for entry in rows])
     counts = [len(entry.row.trained) for entry in rows]
     logprob = np.concatenate([entry.logprobs for entry in rows]).astype(np.float64)
@@ -342,7 +356,7 @@ def make_table(
     columns: dict[str, Any] = {
         **{name: [place[name]] * len(ids) for name in ("run_step", "phase", "group", "index")},
         "trajectory": [trajectory.id] * len(ids),
-        "sample": np.repeat(samples, counts),
+        "sample": np.repeat([entry.row.sample for entry in rows], counts),
         "position": np.concatenate([entry.row.trained for entry in rows]),
         "turn": np.concatenate([entry.row.turn for entry in rows]),
         "token": ids,

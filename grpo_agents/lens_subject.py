@@ -212,6 +212,8 @@ def score(learner: Learner, trajectories: Sequence[Trajectory], old: PreTrainedM
     """
     for trajectory in trajectories:
         trajectory.advantage = 0.0
+        for step in trajectory.steps:
+            step.advantage = 0.0
     batch = make_batch(trajectories)
     learner.prepare(batch)
     if old is not None:

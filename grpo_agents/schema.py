@@ -5,7 +5,7 @@ arguments of a call, the notes of a group) is JSON text. The columns:
 
 - ``run_step`` (the training step, or -1), ``phase`` (train, eval, rollout or frozen), ``group``, ``index``: its place
 - ``env``, ``task``, ``seed``, ``preference``, ``prompt``, ``tools``: what was asked
-- ``steps``, ``samples``: what was said, and which tokens it was; ``support`` and ``support_counts`` are those of
+- ``steps``, ``samples``: what was said (``advantage`` is NaN where a turn is not learned from), and which tokens it was; ``support`` and ``support_counts`` are those of
   :class:`~grpo_agents.support.Support`, null where nothing was cut
 - ``rewards``: the vector; a null value is one that could not be computed, and ``missing`` says why
 - ``stop_reason``, ``error``, ``masked``, ``advantage``, ``seconds``: how it went; ``usage``: the ``tokens`` that the
@@ -16,6 +16,7 @@ arguments of a call, the notes of a group) is JSON text. The columns:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -195,6 +196,7 @@ def _cut(flat: Any, offsets: pa.Array) -> list[Any]:
 def _step_row(step: Step) -> dict[str, Any]:
     return {
         **{name: getattr(step, name) for name in _STEP_SCALARS},
+        "advantage": math.nan if step.advantage is None else step.advantage,
         "start": step.span[0],
         "stop": step.span[1],
         "message": _message_row(step.message),
@@ -208,8 +210,10 @@ def _step_row(step: Step) -> dict[str, Any]:
 
 
 def _to_step(row: dict[str, Any]) -> Step:
+    advantage = row["advantage"] or 0.0  # the first version had none
     return Step(
-        **{name: row[name] for name in _STEP_SCALARS if name != "dollars"},
+        **{name: row[name] for name in _STEP_SCALARS if name not in ("dollars", "advantage")},
+        advantage=None if math.isnan(advantage) else advantage,
         dollars=row["dollars"] or 0.0,  # versions before 5 had none
         span=(row["start"], row["stop"]),
         message=_to_message(row["message"]),

@@ -248,6 +248,27 @@ def test_the_runs_own_method_comes_first_and_then_the_papers_table(made):
     assert made.column("0.0", "run", overrides=["method.scale=none"]) == pytest.approx(0.75, abs=1e-3)
 
 
+def test_turns_that_are_not_learned_from_have_no_push(tmp_path):
+    """With ``advantage.drop`` |o| counts what is learned from; whoever drops nothing shows every token."""
+    made = Run(tmp_path, advantage={"drop": ["unreadable"]})
+    file = made.folder.trajectory_file("train", 1)
+    groups = store.read_groups(file)
+    for step in (groups[0].trajectories[1].steps[0], *groups[0].trajectories[3].steps):
+        step.message["tool_calls"] = [{"invalid": "not JSON", "text": "{"}]
+    store.write(file, groups, step=1, phase="train", scoring=SCORING)
+    first, second = TURNS[1]
+    found = made.explain("0.1", "grpo,kl_weight=0", "sft")
+    grpo, sft = found.readings.values()
+    assert grpo.coefficients.tolist() == pytest.approx([0.0] * first + [-0.5] * second, rel=1e-4)
+    assert grpo.gradient.tolist() == pytest.approx(
+        [0.0] * first + [-0.5 / (3 * second)] * second, rel=1e-4
+    )  # 0.3 has no turn
+    assert np.isnan(grpo.advantages).tolist() == [True] * first + [False] * second
+    assert grpo.note == "turns with a call that cannot be read are not learned from"
+    assert sft.coefficients.tolist() == pytest.approx([1.0] * (first + second), rel=1e-4)
+    assert made.explain("0.3", "grpo").readings["grpo"].note == "trajectory 0.3 takes no part"
+
+
 def test_the_weights_may_be_others(made):
     found = made.explain("0.0", "grpo", weights=made.start)
     assert found.table["kl"].to_numpy() == pytest.approx(0.0)

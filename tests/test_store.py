@@ -135,6 +135,21 @@ def test_a_file_from_before_supports_were_kept_is_read(tmp_path):
     assert_same(store.read(path), [Trajectory(samples=[sample(7), sample(3)])])
 
 
+def test_a_file_from_before_turns_had_an_advantage_is_read(tmp_path):
+    """The first version had no such column, and left no turn out of learning."""
+    path = tmp_path / "a.parquet"
+    steps = [Step({"role": "assistant", "content": "3"}), Step({"role": "assistant", "content": "4"}, advantage=None)]
+    store.write(path, [Trajectory(steps=steps)])
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("steps")
+    fields = [field for field in table.schema.field("steps").type.value_type if field.name != "advantage"]
+    old = table.schema.set(at, pa.field("steps", pa.list_(pa.struct(fields))))
+    old = old.with_metadata({**old.metadata, VERSION_KEY: b"1"})
+    assert [step.advantage for step in store.read(path)[0].steps] == [0.0, None]
+    pq.write_table(pa.Table.from_pylist(table.to_pylist(), old), path)
+    assert [step.advantage for step in store.read(path)[0].steps] == [0.0, 0.0]
+
+
 def test_a_file_from_before_own_tokens_had_a_price_is_read(tmp_path):
     """Version 4 had no such columns: nothing was charged for them, and tools went by their own names."""
     path = tmp_path / "a.parquet"

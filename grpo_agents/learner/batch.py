@@ -28,6 +28,7 @@ class Row:
         advantages: Â of each, (trained,).
         length: |o| of the whole trajectory.
         trajectory: Which of the batch's trajectories it is of.
+        sample: Which of its samples it is.
         group: Which of the batch's groups that is of.
         values: What the critic expected before each at the start of the batch, (trained,); None without a critic.
         returns: What it should have expected, (trained,); None without a critic.
@@ -46,6 +47,7 @@ class Row:
     advantages: np.ndarray
     length: int
     trajectory: int
+    sample: int
     group: int
     values: np.ndarray | None = None
     returns: np.ndarray | None = None
@@ -140,6 +142,7 @@ def _row(trajectory: Trajectory, number: int, trained: np.ndarray, length: int, 
         advantages=advantages[trained],
         length=length,
         trajectory=place,
+        sample=number,
         group=group,
         support=support,
         name=trajectory.id,

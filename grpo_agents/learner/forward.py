@@ -151,7 +151,7 @@ def _after_head(model: PreTrainedModel) -> str | None:
 
 def _probe(ids: np.ndarray) -> Row:
     none = np.zeros(len(ids) - 1)
-    return Row(ids, np.arange(1, len(ids)), none, none, None, none, none, none, none, len(none), 0, 0)
+    return Row(ids, np.arange(1, len(ids)), none, none, None, none, none, none, none, len(none), 0, 0, 0)
 
 
 def _own_logprobs(model: PreTrainedModel, row: Row) -> torch.Tensor:
