@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -168,11 +169,27 @@ class Rollout:
         return groups
 
     def judge(self, task: Task, text: str) -> dict[str, float]:
-        """What the environment says of a text as the first message of an episode; empty where that does not end it."""
+        """What the environment says of a text as the first message of an episode; empty where that does not end it.
+
+        Empty as well, with a warning, where the environment fails or takes longer than a step may.
+        """
         env = self._envs.pop() if self._envs else self.make_env()
-        env.reset(seed=0, options={"task": task})
-        _, _, terminated, _, info = env.step(text)
+
+        def job() -> Any:
+            env.reset(seed=0, options={"task": task})
+            return env.step(text)
+
+        inbox: _Inbox = queue.SimpleQueue()
+        self._threads.start([(None, job)], self.config.step_timeout, inbox.put)
+        outcome = None
+        while outcome is None:
+            outcome = next(self._receive(inbox), None)
+        assert isinstance(outcome, Outcome)
+        if isinstance(outcome.result, BaseException):
+            warnings.warn(f"{self.env_name}: {text!r} could not be judged: {outcome.result!r}", stacklevel=2)
+            return {}
         self._envs.append(env)
+        _, _, terminated, _, info = outcome.result
         return info["rewards"] if terminated else {}
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 import re
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -348,6 +349,22 @@ def test_a_reward_that_fails_is_missing_with_its_reason(chat):
     assert trajectory.rewards == {"outcome": 1.0, "broken": None, "endless": None, "asks": 3.0}
     assert "ZeroDivisionError: by nothing" in trajectory.missing["broken"]
     assert "nan" in trajectory.missing["endless"]
+
+
+def test_a_text_is_judged_by_an_episode_of_one_message(chat):
+    with closing(make_rollout(chat, [])) as rollout:
+        assert rollout.judge({"do": "talk"}, "bye") == {"outcome": 1.0}
+        assert rollout.judge({"do": "talk"}, "hello") == {}  # the episode goes on
+        assert len(Talk.made) == 1
+
+
+@pytest.mark.parametrize("do", ["raise in reset", "raise in step", "hang in step"])
+def test_what_cannot_be_judged_is_said_and_harms_nobody(chat, do):
+    with closing(make_rollout(chat, [], step_timeout=0.3)) as rollout:
+        with pytest.warns(UserWarning, match="'bye' could not be judged"):
+            assert rollout.judge({"do": do}, "bye") == {}
+        assert rollout.judge({"do": "talk"}, "bye") == {"outcome": 1.0}
+        assert len(Talk.made) == 2  # what failed is in a state that nobody knows
 
 
 def test_a_preference_is_shared_by_a_group_and_shown(chat):
