@@ -151,7 +151,8 @@ class McpServer:
         try:
             result = await asyncio.shield(asked)
         except MCPError as error:
-            if session.ended or self._url is not None:  # a service that was started again knows no old session
+            session.silent = self._url is not None  # a service that was started again knows no old session
+            if session.ended or not await session.answers():
                 self._drop(session)
                 await session.close()  # then it is known what the program wrote
                 raise RuntimeError(f"the MCP server ended during the call ({error}){session.said}") from error

@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+from mcp import MCPError
 from mcp.server.mcpserver import MCPServer
 
 server = MCPServer("for-tests")
 seen = 0
+let_go = asyncio.Event()
 
 
 @server.tool()
@@ -33,6 +35,26 @@ def count() -> int:
 def refuse(why: str) -> str:
     """Raises an error."""
     raise ValueError(why)
+
+
+@server.tool()
+def forbid() -> str:
+    """Is refused by the protocol."""
+    raise MCPError(-32602, "not for you")
+
+
+@server.tool()
+async def hold() -> str:
+    """Waits until the other tool is called."""
+    await let_go.wait()
+    return "held"
+
+
+@server.tool()
+async def release() -> str:
+    """Ends the waiting."""
+    let_go.set()
+    return "released"
 
 
 @server.tool()

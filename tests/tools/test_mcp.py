@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def served(tmp_path):
 
 
 def test_tools_come_with_their_schemas_and_are_called_in_one_session(served):
-    assert list(served.tools) == ["add", "count", "refuse", "wait", "freeze", "crash"]
+    assert list(served.tools) == ["add", "count", "refuse", "forbid", "hold", "release", "wait", "freeze", "crash"]
     function = served.tools["add"].schema["function"]
     assert (function["name"], function["description"]) == ("add", "Adds two numbers.")
     assert {name: entry["type"] for name, entry in function["parameters"]["properties"].items()} == {
@@ -145,7 +146,7 @@ def test_a_program_that_ends_takes_its_servers_with_it(tmp_path):
     said = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
     )
-    assert (said.stdout, said.stderr) == ("6 0.1\n", "")
+    assert (said.stdout, said.stderr) == ("9 0.1\n", "")
     assert not alive(int((tmp_path / "pids").read_text()))
 
 
@@ -185,6 +186,20 @@ def test_a_service_behind_a_url_is_found_again_when_it_was_started_again(tmp_pat
     with service(tmp_path, port):
         answers = [answer(tools, "count", {})[0] for _ in range(2)]
         assert answers[-1] in ("1", "2")
+        server.close()
+
+
+def test_a_call_that_a_service_refuses_ends_no_other(tmp_path):
+    port = free_port()
+    with service(tmp_path, port), ThreadPoolExecutor(1) as pool:
+        server = McpServer(url=f"http://127.0.0.1:{port}/mcp", timeout=10.0)
+        tools = {tool.name: tool for tool in server.tools()}
+        holding = pool.submit(answer, tools, "hold", {})
+        assert answer(tools, "forbid", {})[0] == (
+            "Error: tool 'forbid' failed: RuntimeError: the MCP server refuses the call: not for you"
+        )
+        answer(tools, "release", {})
+        assert holding.result()[0] == "held"
         server.close()
 
 
