@@ -71,12 +71,16 @@ def make_models(
         model: The learner's; None where nothing learns.
         chat: The policy's.
         engine: What samples the policy.
-        say: Told which weights are loaded beside the policy's.
+        say: Told which weights are loaded beside the policy's, and which are not as nobody asks for them.
 
     Raises:
         ValueError: A model that does not exist or cannot be loaded; names its key.
     """
     made = ChatModels()
+    asked = list(dict.fromkeys(asked))
+    for name in config.models:
+        if name not in asked and not (name == ANCHOR and JUDGE in asked and JUDGE not in config.models):
+            say(f"models.{name}: no component of the rewards asks for a model of this name, and it is not loaded")
 
     def make(name: str) -> ChatModel:
         if name not in config.models and name == JUDGE:
@@ -85,7 +89,7 @@ def make_models(
         made.by_name[name] = RememberingModel(asker, config.seed)
         return made.by_name[name]
 
-    for name in dict.fromkeys(asked):
+    for name in asked:
         if name not in made.by_name and (name in config.models or name in (ANCHOR, JUDGE)):
             made.by_name[name] = make(name)
     return made

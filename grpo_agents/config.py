@@ -216,6 +216,10 @@ class Config(Section):
                 raise ValueError(f"models.{name}: rewards are handed the run's own by that name. Choose another name")
             if asked.backend == "hosted" and (asked.server.url is None or asked.server.model is None):
                 raise ValueError(f"models.{name}: backend 'hosted' needs server.url and server.model")
+            if asked.backend == "hosted" and (asked.template is not None or asked.options):
+                raise ValueError(
+                    f"models.{name}: template and options are not for 'hosted', which has its own template"
+                )
         kind = self.source_kind
         if kind not in method.sources:
             raise ValueError(

@@ -42,6 +42,9 @@ POLL_SECONDS = 0.05
 RAN_OUT = "(rollout.step_timeout)"
 """What the error of an episode ends with whose environment gave no answer in time."""
 
+UNCHARGED = ": a turn cannot be charged (token_price): "
+"""What is in the error of an episode whose last turn cost nobody knows how much, so that the environment never got it."""
+
 
 class CannotReplay(Exception):
     """What is stored does not say enough; the message says of what."""
@@ -126,9 +129,11 @@ class Replay:
         ):
             return difference
         # a turn that a budget cut short was not handed to the environment
-        steps = [step for step in trajectory.steps if step.finish_reason != "length"]
+        uncharged = UNCHARGED in (trajectory.error or "")
+        taken = trajectory.steps[: len(trajectory.steps) - uncharged]
+        steps = [step for step in taken if step.finish_reason != "length"]
         for number, step in enumerate(steps[: len(steps) - abandoned]):
-            last = number == len(steps) - 1
+            last = number == len(steps) - 1 and not uncharged
             ending = _ending(trajectory if last else None, f"step {number + 1}")
             if difference := self._step(table, step, number, ending, failed=failed and last):
                 return difference

@@ -16,7 +16,7 @@ from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.env import AgentEnv, Reply
 from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.envs.teacher import TeacherEnv
-from grpo_agents.replay import CannotReplay, Difference, Replay
+from grpo_agents.replay import UNCHARGED, CannotReplay, Difference, Replay
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
 from grpo_agents.spaces import tool_call
@@ -214,6 +214,16 @@ def test_a_step_that_ran_out_of_time_is_not_waited_for_again(stored):
     assert time.monotonic() - began < 0.3
     with pytest.raises(CannotReplay, match="its reset gave no answer in time"):
         replayed(stored(do="hang", step_timeout=0.3))
+
+
+def test_a_turn_that_could_not_be_charged_is_not_played(stored):
+    """The environment never got it: a hosted model did not say of how many tokens it was."""
+    trajectory = stored("hello", "raise")
+    trajectory.error = f"market.py:Market{UNCHARGED}how many tokens were read is not known"
+    assert trajectory.stop_reason == "error"
+    assert replayed(trajectory) is None
+    trajectory.steps[0].observation[0]["content"] = "otherwise"
+    assert replayed(trajectory).where == "turn 0"
 
 
 def test_a_step_that_hangs_now_is_given_up_and_the_next_episode_is_played(stored):

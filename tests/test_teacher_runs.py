@@ -146,6 +146,15 @@ def test_with_lora_the_anchor_is_the_policy_without_its_adapter(folder):
         assert group.notes["reference"]["text"] == asked_anew(folder, group, "asked")
 
 
+def test_a_model_that_nobody_asks_for_is_named_and_not_loaded(folder):
+    said = []
+    spare = {"judge": {"path": "nobody/loads-this"}, "anchor": {}}
+    parts = build(settings(folder, "spare", models=spare), say=said.append)
+    parts.close()
+    assert list(parts.models.by_name) == ["anchor"]
+    assert said == ["models.judge: no component of the rewards asks for a model of this name, and it is not loaded"]
+
+
 def test_the_adapter_is_on_again_after_the_anchor_was_asked(folder):
     import torch
 
