@@ -61,7 +61,7 @@ def wrong(**changes):
         ({"models": {"judge": {"max_tokns": 3}}}, r"key models\.judge\.max_tokns\. Did you mean 'max_tokens'\?"),
         ({"models": {"judge": {"server": {"ulr": ""}}}}, r"key models\.judge\.server\.ulr\. Did you mean 'url'"),
         ({"models": {"judge": {"backend": "hosted"}}}, r"models\.judge: backend 'hosted' needs server\.url and"),
-        ({"models": {"judge": {"backend": "hosted", "server": {"url": "http://x/v1", "model": "m"}, "options": {"a": 1}}}},
+        ({"models": {"judge": {"backend": "hosted", "server": {"url": "http://x", "model": "m"}, "options": {"a": 1}}}},
          r"models\.judge: template and options are not for 'hosted'"),
         ({"models": {"engine": {}}}, r"models\.engine: rewards are handed the run's own by that name"),
         ({"models": 3}, r"models: .*dictionary.*3"),

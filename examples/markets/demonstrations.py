@@ -1,4 +1,4 @@
-"""Scripted dialogues: what weighs most is read off the offer, and a way to answer is chosen at random."""
+"""Scripted dialogues: the offer is read in the order of what weighs most, and a way to answer is chosen at random."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ DRILLS = 0.25
 GIVES_UP = "?"
 """What it says where it neither knows nor asks."""
 
-_env = make()
+_env = make(market="shown")
 
 
 def read_off(preference: Mapping[str, float], offer: Sequence[Mapping[str, Any]]) -> str:
-    """What weighs most, and how much of it each tool on offer takes; its price where being right weighs most."""
+    """What weighs most, and what each tool on offer takes of it, the least first; of price where right weighs most."""
     priority = max(preference, key=lambda name: preference[name])
     figure = "latency" if priority == "latency" else "price"
-    return " ".join([priority, *(f"{entry['name']}{entry[figure]}" for entry in offer)])
+    ordered = sorted(offer, key=lambda entry: entry[figure])
+    return " ".join([priority, *(f"{entry['name']}{entry[figure]}" for entry in ordered)])
 
 
 def demonstrate(rng: np.random.Generator) -> dict[str, Any]:

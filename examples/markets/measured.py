@@ -34,6 +34,21 @@ def _asking(ways: Ways) -> list[str]:
     return [name for name in ways if name != "direct"]
 
 
+HINDSIGHT = "best by kind"
+"""A rule that knows how right everybody is, and takes for each kind of question whom it pays to take on the whole: the
+best of those that look at neither today's prices nor the user."""
+
+
+def by_kind(kinds: Sequence[str], expected: Sequence[Mapping[str, float]]) -> list[str]:
+    """The choices of that rule: of what a task leaves, the one with the largest mean worth over tasks of its kind."""
+    worth: dict[tuple[str, str], list[float]] = {}
+    for kind, entry in zip(kinds, expected, strict=True):
+        for name, value in entry.items():
+            worth.setdefault((kind, name), []).append(value)
+    means = {key: float(np.mean(values)) for key, values in worth.items()}
+    return [max(entry, key=lambda name: means[kind, name]) for kind, entry in zip(kinds, expected, strict=True)]
+
+
 def figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """The figures of the policy that played, one episode a task, and of every rule on the same tasks."""
     env = make("test")
@@ -45,9 +60,10 @@ def figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     earned = utilities_of(trajectories, VECTOR, env.maxima, "outcome")
     rewards = {name: np.array([entry.rewards[name] for entry in trajectories], float) for name in VECTOR.names}
     found: dict[str, Any] = {"policy": summary(earned, best, rewards, users)}
-    for rule, choose in RULES.items():
-        rng = np.random.default_rng(0)
-        chosen = [choose(entry, rng) for entry in ways]
+    rng = np.random.default_rng(0)
+    choices = {rule: [choose(entry, rng) for entry in ways] for rule, choose in RULES.items()}
+    choices[HINDSIGHT] = by_kind([entry.task["kind"] for entry in trajectories], expected)
+    for rule, chosen in choices.items():
         worth = np.array([entry[name] for entry, name in zip(expected, chosen, strict=True)])
         took = {name: np.array([way[c][name] for way, c in zip(ways, chosen, strict=True)]) for name in VECTOR.names}
         found[rule] = summary(worth, best, took, users)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from grpo_agents.envs.calculator import calculator
 from grpo_agents.envs.orchestra import OrchestraEnv, simulated_model
 from grpo_agents.envs.orchestra.questions import Split
+from grpo_agents.rewards.preference import Choices
 from grpo_agents.tools import Tool, tool
 
 NAMES = ("calculator", "novice", "adept", "expert")
@@ -19,27 +20,32 @@ UNSEEN = {"calculator": (5, 8), "novice": (2, 7), "adept": (3, 5), "expert": (4,
 ACCURACY = {
     "direct": {"easy": 1.0, "hard": 0.0, "word": 0.0},
     "calculator": {"easy": 1.0, "hard": 1.0, "word": 0.0},
-    "novice": {"easy": 0.8, "hard": 0.7, "word": 0.7},
-    "adept": {"easy": 0.95, "hard": 0.9, "word": 0.9},
+    "novice": {"easy": 0.9, "hard": 0.85, "word": 0.85},
+    "adept": {"easy": 0.95, "hard": 0.93, "word": 0.93},
     "expert": {"easy": 1.0, "hard": 1.0, "word": 1.0},
 }
 UNSEEN_SUBSETS = (("calculator", "novice", "adept"), ("calculator", "adept", "expert"), ("novice", "expert"))
 SEEN_SUBSETS = tuple(
     subset for size in (2, 3, 4) for subset in combinations(NAMES, size) if subset not in UNSEEN_SUBSETS
 )
-BETWEEN = [
-    {"outcome": outcome / 10, "cost": cost / 10, "latency": latency / 10}
-    for outcome, cost, latency in (
-        (1, 4, 5),
-        (1, 5, 4),
-        (2, 3, 5),
-        (5, 4, 1),
-        (5, 1, 4),
-        (4, 5, 1),
-        (4, 1, 5),
-        (3, 4, 3),
-    )
+ALONE = tuple((name,) for name in NAMES)
+COMPONENTS = ("outcome", "cost", "latency")
+HELD_OUT = ((1, 4, 5), (1, 5, 4), (2, 3, 5), (5, 4, 1), (5, 1, 4), (4, 5, 1), (4, 1, 5), (3, 4, 3))
+"""Tenths of outcome, cost and latency."""
+
+TRAINED = [
+    tenths
+    for tenths in product(range(1, 10), range(10), range(10))
+    if sum(tenths) == 10 and sorted(tenths)[1] < max(tenths) and tenths not in HELD_OUT
 ]
+"""The others that have one largest weight, and weigh being right at all."""
+
+
+def _weights(tenths: Sequence[int]) -> dict[str, float]:
+    return {name: tenth / 10 for name, tenth in zip(COMPONENTS, tenths, strict=True)}
+
+
+BETWEEN = list(map(_weights, HELD_OUT))
 """Preferences that lie between those of training."""
 
 
@@ -55,9 +61,20 @@ TOOLS: tuple[Tool, ...] = (
 )
 
 
+class Markets(OrchestraEnv):
+    """Its users are those of training."""
+
+    preferences = Choices(list(map(_weights, TRAINED)))
+
+
 def seen() -> dict[str, Any]:
     """The market of training."""
     return _market({name: [level for level in LEVELS if level not in UNSEEN[name]] for name in NAMES}, SEEN_SUBSETS)
+
+
+def shown() -> dict[str, Any]:
+    """The market of the demonstrations: that of training, and each tool alone, which teaches to read."""
+    return seen() | {"subsets": [*SEEN_SUBSETS, *ALONE]}
 
 
 def unseen_prices() -> dict[str, Any]:
@@ -74,12 +91,12 @@ def _market(levels: dict[str, list[int]], subsets: Sequence[Sequence[str]]) -> d
     return {"prices": levels, "latencies": levels, "subsets": subsets}
 
 
-MARKETS = {"seen": seen, "unseen_prices": unseen_prices, "unseen_subsets": unseen_subsets}
+MARKETS = {"seen": seen, "shown": shown, "unseen_prices": unseen_prices, "unseen_subsets": unseen_subsets}
 
 
-def make(split: Split = "train", market: str = "seen") -> OrchestraEnv:
+def make(split: Split = "train", market: str = "seen") -> Markets:
     """The environment of a split and a market."""
-    return OrchestraEnv(
+    return Markets(
         split=split,
         tools=TOOLS,
         market=MARKETS[market](),

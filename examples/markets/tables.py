@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from measured import RULES, USERS
+from measured import HINDSIGHT, RULES, USERS
 
 from grpo_agents.evaluation.fronts import front
 from grpo_agents.evaluation.statistics import mean_interval
@@ -30,7 +30,7 @@ def shares(runs: Runs) -> str:
     ]
     rows += [
         [rule, *(f"{np.mean([run[test][rule]['share_of_best']['mean'] for run in runs['sft']]):.3f}" for test in TESTS)]
-        for rule in RULES
+        for rule in (*RULES, HINDSIGHT)
     ]
     return markdown(["share of the best reward", *(test.replace("_", " ") for test in TESTS)], rows)
 
@@ -40,7 +40,7 @@ def users(runs: Runs) -> str:
     rows = []
     for user in USERS:
         points = {f"`{name}`": _point(some, "policy", user) for name, some in runs.items()}
-        points |= {rule: _point(runs["sft"], rule, user) for rule in RULES}
+        points |= {rule: _point(runs["sft"], rule, user) for rule in (*RULES, HINDSIGHT)}
         ahead = front([{name: point[name] for name in DIRECTIONS} for point in points.values()], DIRECTIONS)
         rows += [
             [user, name, *(f"{point[key]:.2f}" for key in ("share_of_best", *DIRECTIONS)), "yes" if on else ""]

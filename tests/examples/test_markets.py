@@ -69,13 +69,16 @@ def test_it_runs_from_the_start_to_the_tables(tmp_path):
 def test_the_figures_by_hand(tmp_path):
     """Shares saved of 10 dollars, gated by being right; hard questions: calculator and expert are always right."""
     found = json.loads(run(BY_HAND, tmp_path))
-    best = [0.2 + 0.8 * 0.8, 0.2 + 0.8 * 0.5, max(0.7 * (0.2 + 0.8 * 0.9), 0.2 + 0.8 * 0.4)]
+    best = [0.2 + 0.8 * 0.8, 0.2 + 0.8 * 0.5, max(0.85 * (0.2 + 0.8 * 0.9), 0.2 + 0.8 * 0.4)]
     earned = [0.2 + 0.8 * 0.8, 0.2 + 0.8 * 0.1, 0.0]
     assert found["policy"]["share_of_best"]["mean"] == pytest.approx(sum(earned) / sum(best))
     assert found["policy"]["by_user"]["cost"]["outcome"] == pytest.approx(2 / 3)
     assert list(found["policy"]["by_user"]) == ["cost"]
-    cheapest = best[0] + best[1] + 0.7 * (0.2 + 0.8 * 0.9)
+    cheapest = best[0] + best[1] + 0.85 * (0.2 + 0.8 * 0.9)
     assert found["cheapest"]["share_of_best"]["mean"] == pytest.approx(cheapest / sum(best))
-    quickest = (0.2 + 0.8 * 0.5) + (0.2 + 0.8 * 0.1) + 0.7 * (0.2 + 0.8 * 0.9)
+    quickest = (0.2 + 0.8 * 0.5) + (0.2 + 0.8 * 0.1) + 0.85 * (0.2 + 0.8 * 0.9)
     assert found["quickest"]["share_of_best"]["mean"] == pytest.approx(quickest / sum(best))
+    expert = 0.2 + 0.8 * 0.5  # of hard questions worth more on the whole than the calculator: (0.84 + 0.28) / 2
+    by_kind = 2 * expert + 0.85 * (0.2 + 0.8 * 0.9)
+    assert found["best by kind"]["share_of_best"]["mean"] == pytest.approx(by_kind / sum(best))
     assert found["calculator"] == {"when_best": 1.0, "when_a_model_is_better": 1.0}
