@@ -1,6 +1,6 @@
 """Prices, tools and users that change from task to task: what each normalisation of rewards learns of them.
 
-python examples/markets/compare.py                    rebuilds the tables of docs/orchestra.md from results/*.json
+python examples/markets/compare.py                    rebuilds tables and picture of docs/orchestra.md from results/*.json
 python examples/markets/compare.py --run 0 1 2 3 4    runs these seeds anew first, all methods or those of --methods
 
 Every seed has a start of its own (sft), which reads what weighs most off the offer and then chooses at random. From
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import picture
 import tables
 from measured import figures
 from setting import BETWEEN
@@ -33,6 +34,7 @@ from grpo_agents.trajectory import Trajectory
 HERE = Path(__file__).parent
 ENV = f"env.id={HERE / 'setting.py'}:make"
 RESULTS = HERE / "results"
+PICTURE = HERE.parent.parent / "docs" / "orchestra" / "front.svg"
 QUESTIONS = 800
 TEST_SEED = 2026
 """Of the questions, offers and users that are held out; settings were chosen on others."""
@@ -57,7 +59,7 @@ TESTS: dict[str, list[str]] = {
 
 
 def main() -> None:
-    """Runs seeds where asked, and prints the tables."""
+    """Runs seeds where asked, prints the tables and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=int, nargs="+", metavar="SEED", default=[], help="seeds to run anew")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="these alone")
@@ -65,7 +67,9 @@ def main() -> None:
     logging.disable_progress_bar()
     for seed in arguments.run:
         run_seed(seed, arguments.methods)
-    print(tables.all_of(read_results()))
+    runs = read_results()
+    print(tables.all_of(runs))
+    picture.draw(runs, PICTURE)
 
 
 def run_seed(seed: int, methods: list[str]) -> None:

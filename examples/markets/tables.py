@@ -39,8 +39,8 @@ def users(runs: Runs) -> str:
     """What each kind of user gets on the markets of training, and whether another policy is better in everything."""
     rows = []
     for user in USERS:
-        points = {f"`{name}`": _point(some, "policy", user) for name, some in runs.items()}
-        points |= {rule: _point(runs["sft"], rule, user) for rule in (*RULES, HINDSIGHT)}
+        points = {f"`{name}`": point(some, "policy", user) for name, some in runs.items()}
+        points |= {rule: point(runs["sft"], rule, user) for rule in (*RULES, HINDSIGHT)}
         ahead = front([{name: point[name] for name in DIRECTIONS} for point in points.values()], DIRECTIONS)
         rows += [
             [user, name, *(f"{point[key]:.2f}" for key in ("share_of_best", *DIRECTIONS)), "yes" if on else ""]
@@ -58,7 +58,8 @@ def calculator(runs: Runs) -> str:
     return markdown(["calculator asked", "where it is the best choice", "where a model is"], rows)
 
 
-def _point(runs: Sequence[Mapping[str, Any]], who: str, user: str) -> dict[str, float]:
+def point(runs: Sequence[Mapping[str, Any]], who: str, user: str) -> dict[str, float]:
+    """Means over runs of what one kind of user gets of a policy or a rule on the markets of training."""
     found = [run["seen"][who]["by_user"][user] for run in runs]
     return {name: float(np.mean([entry[name] for entry in found])) for name in ("share_of_best", *DIRECTIONS)}
 

@@ -129,6 +129,7 @@ def _step(
         "version": step.version,
         "advantage": _finite(step.advantage),
         "count": step.tokens,
+        "dollars": _finite(step.dollars),
     }
     start, stop = step.span
     if stop > start:

@@ -30,6 +30,7 @@ def run(tmp_path_factory):
     wrong.steps[0].tools[0].name, wrong.steps[0].tools[0].error = "expert", "out of reach"
     wrong.stop_reason, wrong.rewards["outcome"] = "turns", None
     wrong.missing["outcome"] = "the judge is down"
+    wrong.steps[0].dollars, wrong.steps[0].advantage = 0.25, None
     wrong.prompt = groups[1].trajectories[0].prompt
     store.write(
         file, groups, step=3, phase="train", scoring=store.read_scoring(run / "trajectories" / "eval-000000.parquet")
@@ -170,6 +171,14 @@ def test_tokens_are_coloured_by_what_is_chosen(open_page, trajectory):
     page.select_option("#colouring", "off")
     assert page.locator(".token").count() == 0
     assert page.inner_text(".rollout.current .turn >> nth=1 >> .text") == "so it is"
+
+
+def test_a_turn_says_what_its_tokens_cost_and_that_it_is_not_learned_from(open_page):
+    page = open_page("#step=3&phase=train&trajectory=1.2")
+    heads = page.locator(".rollout.current .turn h4")
+    assert heads.all_inner_texts()[0].startswith("turn 1 · 12 tokens · 0.25 $ · not learned from")
+    assert "$" not in heads.all_inner_texts()[1]
+    assert "advantage +0.25 here" in heads.all_inner_texts()[1]
 
 
 def test_calls_are_folded_and_open_on_a_click(open_page):

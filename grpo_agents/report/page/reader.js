@@ -136,7 +136,7 @@ function turn(rollout, step, place, way, top, words, all) {
   const said = step.message;
   const coloured = way && step.tokens;
   const counted = step.tokens?.length ?? step.count;
-  const head = [`turn ${place + 1}`, counted === null ? "" : `${thousands(counted)} tokens`, step.finish === "stop" ? "" : step.finish];
+  const head = [`turn ${place + 1}`, counted === null ? "" : `${thousands(counted)} tokens`, step.dollars ? `${number(step.dollars)} $` : "", step.finish === "stop" ? "" : step.finish];
   const rewards = step.rewards.map(([name, value]) => make("span", { class: "chip" }, `${name} ${number(value)}`));
   const body = coloured ? [tokenText(rollout, step, words, way, top, all)] : [said.thought && fold("reasoning", said.thought), text(said.text)];
   const calls = said.calls ?? [];
@@ -149,7 +149,7 @@ function turn(rollout, step, place, way, top, words, all) {
   return make(
     "section",
     { class: "turn" },
-    make("h4", {}, head.filter(Boolean).join(" · "), step.advantage ? ` · advantage ${signed(step.advantage)} here` : "", rewards),
+    make("h4", {}, head.filter(Boolean).join(" · "), step.advantage ? ` · advantage ${signed(step.advantage)} here` : "", step.advantage === null && " · not learned from", rewards),
     make("div", { class: "said-by assistant" }, body, folded),
     replies.map((reply) => message(reply)),
   );
