@@ -90,7 +90,12 @@ RUNS = {
 SAMPLED = ("online_rft", "ppo-head", "ppo-separate", "grpo-iterative", "reinforce_pp")
 
 
-@pytest.mark.parametrize("name", RUNS)
+LIKE_OTHERS = ("rft", "dpo-stored", "reinforce_pp")  # another method on a source, or a source of a method, is not slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_OTHERS)) for name in RUNS]
+)
 def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(name, config, earlier, pairs, tmp_path, monkeypatch):
     """After its third step: in the middle of a round of frozen groups, and one step after the reference was renewed."""
     method, settings = RUNS[name]

@@ -199,6 +199,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow  # test_resume.py kills runs as well, and Ctrl-C stops one here
 def test_killed_again_and_again_it_ends_as_if_it_had_not_been(overlapped, warm, tmp_path):
     """While the learner works and the next batch is sampled ahead."""
     save_config(grpo(tmp_path / "run", warm, **OVERLAP), tmp_path / "config.toml")
