@@ -59,6 +59,7 @@ class TeacherEnv(AgentEnv):
         self.maxima = {self._gold_name.get(name, name): most for name, most in self.inner.maxima.items()}  # type: ignore[misc]
         self.token_price = self.inner.token_price
         self.repeats = self.inner.repeats
+        self.preferences = self.inner.preferences  # type: ignore[misc]
 
     @property
     def np_random(self) -> np.random.Generator:

@@ -23,7 +23,7 @@ from grpo_agents.chat import Chat, Conversation
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling, TokenEngine, mix
 from grpo_agents.env import AgentEnv
 from grpo_agents.rewards.component import FAILED, Component, RewardVector
-from grpo_agents.rewards.preference import Preferences
+from grpo_agents.rewards.preference import Preferences, check_weights
 from grpo_agents.rewards.watched import score_hiding_gold
 from grpo_agents.section import Section
 from grpo_agents.threads import Abandoned, Outcome, StepThreads
@@ -207,6 +207,8 @@ class Rollout:
             envs = [self._envs.pop() if self._envs else self.make_env() for _ in range(size)]
             preferences = self.preferences or envs[0].preferences
             drawn = preferences.draw(np.random.default_rng([seed, number])) if preferences is not None else {}
+            check_weights(drawn)
+            self.vector.check_preference(drawn)
             task = envs[0].vary(task, np.random.default_rng([seed, number, 1]))
             group = Group(task, drawn, [])
             for index, env in enumerate(envs):

@@ -383,6 +383,24 @@ def test_a_preference_is_shared_by_a_group_and_shown(chat):
     assert drawn != [group.preference["cost"] for group in rollout.sample([{"do": "talk"}] * 12, seed=4)]
 
 
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        ({"outcome": 0.5, "csot": 0.5}, r"weighs 'csot', which is no reward component. Did you mean 'cost'"),
+        ({"outcome": -1.0}, r"preference for 'outcome' is -1.0: a weight is a finite number of at least 0"),
+    ],
+)
+def test_what_an_environment_draws_is_a_preference(chat, drawn, message):
+    class Odd(Talk):
+        preferences = type("Drawn", (), {"draw": lambda self, rng: drawn})()
+
+    with (
+        closing(make_rollout(chat, [say(chat, "bye")], env=Odd, vector=TRIPLE)) as rollout,
+        pytest.raises(ValueError, match=message),
+    ):
+        one(rollout)
+
+
 def test_the_environments_own_preferences_are_drawn_where_none_are_given(chat):
     rollout = make_rollout(chat, [say(chat, "7")], env=OrchestraEnv, vector=TRIPLE, group_size=2)
     tasks = [OrchestraEnv().task_source[n] for n in range(10)]

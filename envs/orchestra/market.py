@@ -14,14 +14,19 @@ A policy that has learned on one market by heart knows neither the tools nor the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any, TypeVar
 
 import numpy as np
 
+from grpo_agents.section import unknown_key
 from grpo_agents.tools import Tool
 from grpo_agents.tools.definition import CALLABLE_NAME
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,10 @@ class Market:
             for name, values in drawn.items():
                 if name not in known:
                     raise ValueError(f"market.{key} names {name!r}; the tools are {', '.join(known)}")
-                if not len(values) or not all(np.isfinite(value) and value >= 0 for value in values):
-                    raise ValueError(f"market.{key} of {name!r} are {list(values)}: numbers of at least 0 are wanted")
+                if not (isinstance(values, Sequence) and values and all(map(_is_amount, values))):
+                    raise ValueError(
+                        f"market.{key} of {name!r} is {values!r}: a list of numbers of at least 0 is wanted"
+                    )
         most = len(known) if self.subsets is None else max((len(subset) for subset in self.subsets), default=0)
         for subset in self.subsets or ():
             if unknown := [name for name in subset if name not in known]:
@@ -114,6 +121,31 @@ def on_offer(tools: Sequence[Tool], offer: Sequence[dict[str, Any]]) -> list[Too
         tool = known[entry["tool"]].costing(price=entry["price"], latency=entry["latency"])
         found.append(tool.called(entry["name"]).with_price_shown())
     return found
+
+
+def from_settings(kind: type[T], settings: Mapping[str, Any], where: str) -> T:
+    """What a config's table makes: a market, or a price.
+
+    Args:
+        kind: A dataclass.
+        settings: Its fields by name.
+        where: What a person calls the table.
+
+    Raises:
+        ValueError: A field that there is not, or that cannot be what it is; names it.
+    """
+    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in known:
+            raise ValueError(unknown_key(f"{where}.{key}", known))
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, Real) and 0 <= value < math.inf
 
 
 def _drawn(values: Sequence[float] | None, declared: float | None, rng: np.random.Generator) -> float | None:

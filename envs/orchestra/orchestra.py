@@ -13,7 +13,7 @@ import numpy as np
 
 from grpo_agents.env import AgentEnv
 from grpo_agents.envs.calculator import calculator
-from grpo_agents.envs.orchestra.market import Market, on_offer
+from grpo_agents.envs.orchestra.market import Market, from_settings, on_offer
 from grpo_agents.envs.orchestra.questions import Split, questions
 from grpo_agents.envs.orchestra.simulated import simulated_model
 from grpo_agents.rewards.cost import USES
@@ -97,37 +97,42 @@ class OrchestraEnv(AgentEnv):
         render_mode: str | None = None,
     ):
         super().__init__(questions(split) if tasks is None else tasks, render_mode=render_mode)
-        self.pool: Sequence[Tool] = load_object(tools) if isinstance(tools, str) else tools or self.tools
-        self.market = Market(**market) if isinstance(market, Mapping) else market
+        self.tools = load_object(tools) if isinstance(tools, str) else tools or type(self).tools  # type: ignore[misc]
+        self.market = from_settings(Market, market, "market") if isinstance(market, Mapping) else market
         if self.market is not None:
-            self.market.check(self.pool)
+            self.market.check(self.tools)
         self.answers = answers
         self.accuracy = accuracy or (DECLARED if tools is None else {})
-        if self.accuracy and (lacking := {DIRECT, *(tool.name for tool in self.pool)} - set(self.accuracy)):
+        if self.accuracy and (lacking := {DIRECT, *(tool.name for tool in self.tools)} - set(self.accuracy)):
             raise ValueError(
                 f"accuracy lacks {', '.join(sorted(lacking))}: say how often each choice is right, by kind"
             )
-        self.action_space = Action(self.pool)
+        self.action_space = Action(self.tools)
         self.maxima = maxima or type(self).maxima
         self.budget = budget
-        self.token_price = Price(**token_price) if isinstance(token_price, Mapping) else token_price
+        self.token_price = (
+            from_settings(Price, token_price, "token_price") if isinstance(token_price, Mapping) else token_price
+        )
+        self.said: dict[str, str] = {}  # by simulated models in this episode
 
     def vary(self, task: Task, rng: np.random.Generator) -> Task:
         """Draws the offer from the market, where there is one, as the task's ``offer``."""
         if self.market is None or "offer" in task:
             return task
-        return {**task, "offer": self.market.draw(self.pool, rng)}
+        return {**task, "offer": self.market.draw(self.tools, rng)}
 
     def offered(self, task: Task) -> Sequence[Tool]:
         """The tools of the task's offer, or all."""
-        return on_offer(self.pool, task["offer"]) if "offer" in task else self.pool
+        return on_offer(self.tools, task["offer"]) if "offer" in task else self.tools
 
     def allowance(self, task: Task) -> float | None:
         """The task's ``budget``, or the environment's."""
-        return task.get("budget", self.budget)
+        own = task.get("budget")
+        return self.budget if own is None else own
 
     def start(self, task: Task) -> str:
         """The question."""
+        self.said = {}
         return task["question"]
 
     def describe_preference(self, preference: Mapping[str, float]) -> str:
@@ -135,7 +140,7 @@ class OrchestraEnv(AgentEnv):
         called = {f"{USES}{tool.name}": tool.alias for tool in self.offer.values()}
         shown = {called.get(name, name): 10 * weight for name, weight in preference.items()}
         return "weights: " + ", ".join(
-            f"{name} {tenths:.0f}" for name, tenths in shown.items() if not name.startswith(USES)
+            f"{name} {tenths:g}" for name, tenths in shown.items() if not name.startswith(USES)
         )
 
     def finish(self, task: Task, message: Message) -> dict[str, float]:
@@ -147,7 +152,7 @@ class OrchestraEnv(AgentEnv):
         content = str(message.get("content") or "").strip()
         if self.answers == "math":
             return {"outcome": score_answer(str(task["answer"]), extract(content) or content)}
-        return {"outcome": float(content == task["answer"])}
+        return {"outcome": float(content == str(task["answer"]).strip())}
 
     def choices(self, task: Task) -> dict[str, Usage]:
         """What each choice costs: one call of a tool that is on offer and within the budget, or none."""
@@ -169,7 +174,7 @@ class OrchestraEnv(AgentEnv):
                 "cost": usage.dollars,
                 "latency": usage.latency,
                 "tool_calls": usage.calls,
-                **{f"{USES}{tool.name}": float(tool.name == name) for tool in self.pool},
+                **{f"{USES}{tool.name}": float(tool.name == name) for tool in self.tools},
             }
             for name, usage in self.choices(task).items()
         }

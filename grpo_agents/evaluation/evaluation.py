@@ -24,6 +24,7 @@ from grpo_agents.evaluation.statistics import (
 )
 from grpo_agents.evaluation.summary import PASSED, TAKEN, UNKNOWN, Drawn, Measure, Spread, Summary
 from grpo_agents.rewards.component import Component
+from grpo_agents.rewards.cost import USES
 from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
 
@@ -61,9 +62,18 @@ def worths_of(
 
 
 def best_of(expected: Expected, vector: Sequence[Component], maxima: Mapping[str, float], gate: str | None) -> Best:
-    """The best scalar reward that can be expected; see :func:`worths_of`."""
+    """The best scalar reward that can be expected; see :func:`worths_of`.
+
+    It is not known where using a tool earns something: using it again earns that again.
+    """
     worths = worths_of(expected, vector, maxima, gate)
-    return lambda task, preference: max(worths(task, preference).values(), default=None)
+
+    def best(task: Task, preference: Mapping[str, float]) -> float | None:
+        if any(weight and name.startswith(USES) for name, weight in preference.items()):
+            return None
+        return max(worths(task, preference).values(), default=None)
+
+    return best
 
 
 def evaluate(

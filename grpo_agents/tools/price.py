@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ def check_amount(value: float, what: str) -> None:
     Raises:
         ValueError: Names what it is.
     """
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{what} is {value}: it must not be negative, and must be a finite number")
+    if not (isinstance(value, Real) and 0 <= value < math.inf):
+        raise ValueError(f"{what} is {value!r}: it must not be negative, and must be a finite number")
 
 
 FREE = Price()

@@ -108,7 +108,7 @@ def test_a_direct_answer_is_free_and_read_to_the_letter():
 
 
 def test_a_wrong_tool_answer_is_plausible_and_wrong():
-    env = OrchestraEnv()
+    env, wrong = OrchestraEnv(), 0
     for number, task in enumerate(tasks("all", 400)):
         env.reset(seed=number, options={"task": task})
         result = env.step({"role": "assistant", "content": "", "tool_calls": [tool_call("novice", {})]})[0][0][
@@ -118,6 +118,52 @@ def test_a_wrong_tool_answer_is_plausible_and_wrong():
             assert result in task["question"]
         else:
             assert 0 <= int(result) - int(task["answer"]) < 10
+        wrong += result != task["answer"]
+    assert 0.2 < wrong / 400 < 0.5  # right 6 to 8 times in 10, by kind
+
+
+def test_who_is_asked_twice_says_the_same_and_the_next_episode_is_another():
+    env, task = OrchestraEnv(), {"id": "1", "question": "12*12", "answer": "144", "kind": "hard"}
+    episodes = []
+    for seed in range(30):
+        env.reset(seed=seed, options={"task": task})
+        calls = [tool_call("novice", {}, number) for number in range(2)]
+        first, second = env.step({"role": "assistant", "content": "", "tool_calls": calls})[0]
+        assert first["content"] == second["content"]
+        episodes.append(first["content"])
+    assert len(set(episodes)) > 2
+
+
+@pytest.mark.parametrize(("answer", "said"), [(42, "42"), ("Paris ", "Paris"), (" 42", "42 ")])
+def test_an_answer_is_compared_as_text_without_what_surrounds_it(answer, said):
+    env = OrchestraEnv([{"question": "6 * 7?", "answer": answer}])
+    env.reset(seed=0)
+    assert env.step(said)[4]["rewards"] == {"outcome": 1.0}
+
+
+def test_users_who_differ_by_less_than_tenths_read_different_weights():
+    env = OrchestraEnv()
+    shown = [
+        env.reset(seed=0, options={"preference": {"outcome": weight, "cost": 1 - weight}})[0][-1]["content"]
+        for weight in (0.65, 0.6, 0.55)
+    ]
+    assert [text.splitlines()[-1] for text in shown] == [
+        "weights: outcome 6.5, cost 3.5", "weights: outcome 6, cost 4", "weights: outcome 5.5, cost 4.5",
+    ]  # fmt: skip
+
+
+def test_a_task_without_a_budget_of_its_own_has_the_environments():
+    env = OrchestraEnv([{"question": "6 * 7?", "answer": "42", "budget": None}], budget=0.25)
+    env.reset(seed=0)
+    assert env.left == 0.25
+
+
+def test_settings_that_cannot_be_are_refused_by_name():
+    task = [{"question": "6 * 7?", "answer": "42"}]
+    with pytest.raises(ValueError, match=r"unknown key token_price\.writen\. Did you mean 'written'"):
+        OrchestraEnv(task, token_price={"writen": 1.0})
+    with pytest.raises(ValueError, match="the budget is '3': it must not be negative, and must be a finite number"):
+        OrchestraEnv(task, budget="3").reset(seed=0)
 
 
 def expected_utility(task, preference):
