@@ -19,6 +19,9 @@ from grpo_agents.trajectory import Group, Task
 RIGHT = 0.5
 """From which value on a reward says that a rollout is right."""
 
+LEFT = {"classes", "criteria", "refused"}
+"""One of these is in what a reward by agreement notes: a label, a rubric, or what judged nothing."""
+
 Note = Mapping[str, Any]
 
 
@@ -28,7 +31,7 @@ class PseudoLabels:
 
     Attributes:
         vector: What is learned from.
-        watched: What is not: the first of it that the environment gives is gold.
+        watched: What is not: gold is the first of it that the environment gives, or whose name begins with ``gold_``.
         judge: What the environment says of a text as an answer to a task, by component.
     """
 
@@ -39,7 +42,8 @@ class PseudoLabels:
     @property
     def gold(self) -> str | None:
         """The component that says what is right; None where none is watched."""
-        return next((entry.name for entry in self.watched if entry.function is None), None)
+        gold = (entry.name for entry in self.watched if entry.function is None or entry.name.startswith("gold_"))
+        return next(gold, None)
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, float]:
         """Figures of a batch, each a mean over the groups or rollouts of which it is known; see docs/teacher.md.
@@ -53,19 +57,21 @@ class PseudoLabels:
         return {name: float(np.mean(values)) for name, values in figures.items()}
 
     def _of_group(self, group: Group) -> Iterator[tuple[str, float]]:
-        labels = {name: note for name, note in group.notes.items() if "classes" in note}
-        for name, note in group.notes.items():
-            yield from ((f"{name}/{word}", float(note[word])) for word in ("read", "written") if word in note)
+        noted = {name: note for name, note in group.notes.items() if isinstance(note, Mapping)}
+        labels = {name: note for name, note in noted.items() if "classes" in note}
+        for name, note in noted.items():
+            counts = ((word, note.get(word)) for word in ("read", "written"))
+            yield from ((f"{name}/{word}", float(count)) for word, count in counts if count is not None)
             if self.gold is not None and name in [entry.name for entry in self.vector]:
                 yield from self._agreement(group, name, self.gold)
-        if not labels:
+        if not any(LEFT & note.keys() for note in noted.values()):
             return
-        note = next(iter(labels.values()))
-        said = [number for number in note["classes"] if number is not None]
-        if said:
-            yield "diversity/answers", float(len(set(said)))
-            yield "diversity/unanimous", float(len(set(note["classes"])) == 1)
-        if self.gold is None:
+        note = next(iter(labels.values()), None)
+        # where no answers are read, as by a rubric, they are the same where they are the same to the letter
+        said = [entry.final.strip() for entry in group.trajectories] if note is None else note["classes"]
+        yield "diversity/answers", float(len({answer for answer in said if answer not in (None, "")}))
+        yield "diversity/unanimous", float(len(set(said)) == 1)
+        if self.gold is None or note is None:
             return
         voted = self._majority(group, note)
         if voted is not None:
@@ -73,10 +79,10 @@ class PseudoLabels:
         for name, note in labels.items():
             right = self._right(group, note)
             note["gold"] = right
-            if right is None:
+            if right is None or name == "majority":
                 continue
             yield f"gold/{name}_right", right
-            if voted is not None and name != "majority":
+            if voted is not None:
                 differs = not _is_majority(note)
                 yield f"gold/{name}_against_majority", float(differs)
                 if differs and right != voted:
@@ -90,9 +96,12 @@ class PseudoLabels:
                 yield f"gold/{name}_agrees", float((value >= RIGHT) == (right >= RIGHT))
 
     def _majority(self, group: Group, note: Note) -> float | None:
-        """Whether the answer that most rollouts give is right; of several, the one that was given first."""
+        """Whether the answer that most rollouts give is right; of several, the one that was given first.
+
+        It is not where nobody gives one.
+        """
         number, *_ = winner(note["classes"])
-        return None if number is None else self._of_class(group, note, number)
+        return 0.0 if number is None else self._of_class(group, note, number)
 
     def _right(self, group: Group, note: Note) -> float | None:
         """Whether a label is right: as rollouts that agree with it are, else as the environment says of its text."""

@@ -43,7 +43,7 @@ RAN_OUT = "(rollout.step_timeout)"
 """What the error of an episode ends with whose environment gave no answer in time."""
 
 UNCHARGED = ": a turn cannot be charged (token_price): "
-"""What is in the error of an episode whose last turn cost nobody knows how much, so that the environment never got it."""
+"""What is in the error of an episode whose last turn nobody could charge, so that the environment never got it."""
 
 
 class CannotReplay(Exception):

@@ -5,7 +5,8 @@ arguments of a call, the notes of a group) is JSON text. The columns:
 
 - ``run_step`` (the training step, or -1), ``phase`` (train, eval, rollout or frozen), ``group``, ``index``: its place
 - ``env``, ``task``, ``seed``, ``preference``, ``prompt``, ``tools``: what was asked
-- ``steps``, ``samples``: what was said (``advantage`` is NaN where a turn is not learned from), and which tokens it was; ``support`` and ``support_counts`` are those of
+- ``steps``, ``samples``: what was said (``advantage`` is NaN where a turn is not learned from), and which tokens it
+  was; ``support`` and ``support_counts`` are those of
   :class:`~grpo_agents.support.Support`, null where nothing was cut
 - ``rewards``: the vector; a null value is one that could not be computed, and ``missing`` says why
 - ``stop_reason``, ``error``, ``masked``, ``advantage``, ``seconds``: how it went; ``usage``: the ``tokens`` that the

@@ -141,8 +141,8 @@ class RewardVector(Sequence[Component]):
             if name not in self.names:
                 near = difflib.get_close_matches(name, self.names, n=1) or self.names
                 raise ValueError(
-                    f"the preference weighs {name!r}, which is no reward component. Did you mean {near[0]!r}? Name it in "
-                    "rewards.vector, or say in preference.choices what users weigh"
+                    f"the preference weighs {name!r}, which is no reward component. Did you mean {near[0]!r}? Name it "
+                    "in rewards.vector, or say in preference.choices what users weigh"
                 )
 
     def score(self, groups: Sequence[Group], resources: Mapping[str, Any] | None = None) -> None:

@@ -26,9 +26,10 @@ from grpo_agents.rewards.pseudo_label import (
     numbered,
     question_of,
     same_answer,
+    several,
     winner,
 )
-from grpo_agents.rewards.reference import taken
+from grpo_agents.rewards.reference import end_of, refused, taken
 from grpo_agents.trajectory import Group, Trajectory
 
 BEST_PROMPT = r"""The task:
@@ -56,7 +57,7 @@ def majority(
     reading = Reading(answer, compare)
 
     def agrees(group: Group) -> list[float]:
-        numbers = classes([answer(trajectory.final) for trajectory in group.trajectories], compare)
+        numbers = classes([answer(trajectory.final) for trajectory in several(group)], compare)
         number, votes, tied = winner(numbers)
         return _chosen("majority", group, numbers.index(number), reading, {"votes": votes, "tied": tied})
 
@@ -75,7 +76,7 @@ def perplexity(
     reading = Reading(answer, compare)
 
     def agrees(group: Group) -> list[float]:
-        means = [_mean_logprob(trajectory) for trajectory in group.trajectories]
+        means = [_mean_logprob(trajectory) for trajectory in several(group)]
         best = int(np.argmax(means))
         if means[best] == -np.inf:
             raise ValueError("no rollout has log-probabilities, as a hosted model gives none")
@@ -104,12 +105,13 @@ def self_judged(
     check_template("the prompt of self_judged", prompt, "rollouts")
 
     async def agrees(group: Group, anchor: ChatModel) -> list[float]:
-        texts = [trajectory.final for trajectory in group.trajectories]
+        texts = [trajectory.final for trajectory in several(group)]
         fields = {"rollouts": numbered(texts), "count": str(len(texts)), "question": question_of(group)}
         said = await anchor.complete([{"role": "user", "content": fill(prompt, **fields)}])
         number = _NUMBER.fullmatch((extract(said.text) or "").strip())
         if number is None or not 1 <= int(number[0]) <= len(texts):
-            raise ValueError(f"the anchor named none of {len(texts)} responses: …{said.text[-200:]!r}")
+            reason = f"the anchor named none of {len(texts)} responses: {end_of(said)}"
+            raise refused("self_judged", group, reason, said)
         return await asyncio.to_thread(_chosen, "self_judged", group, int(number[0]) - 1, reading, taken(said))
 
     return Component("self_judged", agrees, unit="agrees", per="group")
@@ -130,7 +132,7 @@ def first(
 
 def _chosen(name: str, group: Group, place: int, reading: Reading, said: dict[str, Any]) -> list[float]:
     """Who agrees with the rollout at a place."""
-    chosen = group.trajectories[place]
+    chosen = several(group)[place]
     label = Label(chosen.final, reading.answer(chosen.final), {"rollout": chosen.index, **said})
     return agreement(name, group, label, reading)
 

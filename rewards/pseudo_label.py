@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_agents.rewards.math_answer import extract, verify
-from grpo_agents.trajectory import Group
+from grpo_agents.trajectory import Group, Trajectory
 
 _FIELD = re.compile(r"\{([a-z_]+)\}")
 
@@ -79,6 +79,20 @@ def numbered(texts: Sequence[str], word: str = "Response") -> str:
 def question_of(group: Group) -> str:
     """What the policy was asked: the messages that its episodes began with."""
     return "\n".join(str(message.get("content") or "") for message in group.trajectories[0].prompt)
+
+
+def several(group: Group) -> list[Trajectory]:
+    """The rollouts of a group.
+
+    Raises:
+        ValueError: There is but one, which would agree with itself.
+    """
+    if len(group.trajectories) < 2:
+        raise ValueError(
+            "a group of one rollout: rollouts are held against each other, and it is right whatever it says. Use a "
+            "rollout.group_size (and eval.rollouts) of at least 2"
+        )
+    return group.trajectories
 
 
 def classes(answers: Sequence[str | None], compare: Callable[[str, str], bool]) -> list[int | None]:

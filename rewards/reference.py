@@ -22,6 +22,7 @@ from grpo_agents.rewards.pseudo_label import (
     numbered,
     question_of,
     same_answer,
+    several,
 )
 from grpo_agents.trajectory import Group
 
@@ -66,7 +67,7 @@ def reference(
         said = await synthesise(group, anchor, template)
         stated = answer(said.text)
         if stated is None:
-            raise ValueError(f"the anchor's reference states no answer: {_end(said)}")
+            raise refused(name, group, f"the anchor's reference states no answer: {end_of(said)}", said)
         label = Label(said.text, stated, taken(said))
         return await asyncio.to_thread(agreement, name, group, label, reading)
 
@@ -89,26 +90,35 @@ async def synthesise(group: Group, anchor: ChatModel, template: str) -> Answer:
     Raises:
         ValueError: A single rollout, of which there is nothing to be synthesised.
     """
-    texts = [trajectory.final for trajectory in group.trajectories]
-    if len(texts) < 2:
-        raise ValueError(
-            "a group of one rollout: Compute as Teacher makes a reference of several. Use a rollout.group_size (and "
-            "eval.rollouts) of at least 2"
-        )
+    texts = [trajectory.final for trajectory in several(group)]
     fields = {"rollouts": numbered(texts), "count": str(len(texts)), "question": question_of(group)}
     return await anchor.complete([{"role": "user", "content": fill(template, **fields)}])
 
 
 def taken(*answers: Answer) -> dict[str, Any]:
-    """How many tokens were read and written for answers; one that was remembered counts as it did at first."""
+    """How many tokens were read and written for answers; one that was remembered counts as it did at first.
+
+    None where nobody counted those of one of them.
+    """
+
+    def total(counts: list[int | None]) -> int | None:
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
     return {
         "calls": len(answers),
-        "read": sum(answer.read or 0 for answer in answers),
-        "written": sum(answer.written or 0 for answer in answers),
+        "read": total([answer.read for answer in answers]),
+        "written": total([answer.written for answer in answers]),
     }
 
 
-def _end(said: Answer) -> str:
+def refused(name: str, group: Group, reason: str, *answers: Answer) -> ValueError:
+    """What to raise of answers that are no judgement; what they were and took is noted all the same."""
+    group.notes[name] = {"text": answers[-1].text, "refused": reason, **taken(*answers)}
+    return ValueError(reason)
+
+
+def end_of(said: Answer) -> str:
     """The end of a text, and whether it was cut off there."""
     cut = " (cut off at max_tokens of the model)" if said.finish_reason == "length" else ""
     return f"…{said.text[-200:]!r}{cut}"

@@ -7,6 +7,7 @@ a text that the task holds, or they stand in the task. A rollout is worth the sh
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from grpo_agents.engines.chat_model import Answer, ChatModel
 from grpo_agents.rewards.component import Component
 from grpo_agents.rewards.pseudo_label import check_template, fill
-from grpo_agents.rewards.reference import anchor_prompt, synthesise, taken
+from grpo_agents.rewards.reference import anchor_prompt, end_of, refused, synthesise, taken
 from grpo_agents.trajectory import Group, Message
 
 CRITERIA_PROMPT = """Here is a reference response to a task that you are not shown.
@@ -98,15 +99,20 @@ def rubric(
     async def written(group: Group, anchor: ChatModel, judge: ChatModel) -> list[float | Exception]:
         answers: list[Answer] = []
         if reference is not None:
-            text = str(group.task[reference])
+            text = group.task[reference]
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"the task's {reference!r} is {text!r}, and a text is wanted that criteria come from")
         else:
             answers.append(await synthesise(group, anchor, template))
             text = answers[0].text
+            if not text or answers[0].finish_reason == "length":
+                raise refused(name, group, f"the anchor wrote no whole reference: {end_of(answers[0])}", *answers)
         asked = fill(criteria_prompt, reference=text, count=str(count))
         answers.append(await anchor.complete([{"role": "user", "content": asked}]))
         found = [Criterion(entry) for entry in _ENTRY.findall(answers[-1].text)][:count]
         if len(found) < count:
-            raise ValueError(f"the anchor wrote {len(found)} of {count} criteria: {answers[-1].text[:200]!r}")
+            reason = f"the anchor wrote {len(found)} of {count} criteria: {end_of(answers[-1])}"
+            raise refused(name, group, reason, *answers)
         return await _score(name, group, text, found, judge, judge_prompt, answers)
 
     function: Callable[..., Awaitable[list[float | Exception]]] = written if criteria is None else given
@@ -135,6 +141,8 @@ def read_criteria(entries: Any, where: str) -> list[Criterion]:
         raise ValueError(
             f"{where}: criteria are texts, or dicts of criterion and points ({type(error).__name__}: {error})"
         ) from error
+    if wrong := [entry for entry in found if not math.isfinite(entry.points)]:
+        raise ValueError(f"{where}: the points of {wrong[0].text!r:.80} are {wrong[0].points}")
     if not any(entry.points > 0 for entry in found):
         raise ValueError(f"{where}: no criterion has points above 0, so that nothing could be earned")
     return found
@@ -198,5 +206,7 @@ def _share(verdicts: Sequence[bool | BaseException], criteria: Sequence[Criterio
     for verdict, criterion in zip(verdicts, criteria, strict=True):
         if isinstance(verdict, Exception):
             return verdict
-        earned += criterion.points if verdict is True else 0.0
+        if isinstance(verdict, BaseException):  # it was called off: nothing has been judged
+            raise verdict
+        earned += criterion.points if verdict else 0.0
     return min(1.0, max(0.0, earned / sum(entry.points for entry in criteria if entry.points > 0)))

@@ -43,7 +43,8 @@ def objection(library: Library, call: Mapping[str, Any]) -> str | None:
     if call["name"] == "lend":
         if library.overdue(arguments["card"]):
             return f"member {arguments['card']} has an overdue loan and borrows nothing"
-        if library.copies[arguments["copy"]].format == "reference":
+        copy = library.copies.get(arguments["copy"])
+        if copy is not None and copy.format == "reference":
             return f"copy {arguments['copy']} is for reference and stays in the house"
     if call["name"] == "renew":
         loan = library.loans.get(arguments["copy"])

@@ -1,6 +1,6 @@
 """Prices, tools and users that change from task to task: what each normalisation of rewards learns of them.
 
-python examples/markets/compare.py                    rebuilds tables and picture of docs/orchestra.md from results/*.json
+python examples/markets/compare.py                    rebuilds tables and picture of docs/orchestra.md
 python examples/markets/compare.py --run 0 1 2 3 4    runs these seeds anew first, all methods or those of --methods
 
 Every seed has a start of its own (sft), which reads what weighs most off the offer and then chooses at random. From
@@ -76,7 +76,7 @@ def run_seed(seed: int, methods: list[str]) -> None:
     """The start of a seed and every method from there, each into a file of ``results``."""
     folder = Path("runs") / "markets" / f"seed-{seed}"
     start = folder / "sft" / "model"
-    if not start.exists():
+    if not (start.exists() and (RESULTS / f"sft-{seed}.json").exists()):
         subprocess.run([sys.executable, HERE / "model.py", folder / "start", str(seed)], check=True)
         own = [f"run={folder / 'sft'}", f"model.path={folder / 'start'}", f"seed={seed}"]
         own.append(f"source.path={HERE / 'demonstrations.py'}:demonstrate")

@@ -3,4 +3,4 @@
 from grpo_agents import RewardVector
 from grpo_agents.rewards.rubric import rubric
 
-watched = RewardVector([rubric(criteria="rubrics", name="physicians")])
+watched = RewardVector([rubric(criteria="rubrics", name="gold_physicians")])

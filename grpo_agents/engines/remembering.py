@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import zlib
 from collections import OrderedDict
@@ -40,8 +41,8 @@ class RememberingModel:
     def __init__(self, model: ChatModel, seed: int = 0):
         self.model = model
         self._seed = seed
-        self._answers: OrderedDict[str, Answer] = OrderedDict()
-        self._under_way: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Task[Answer]] = {}
+        self._answers: OrderedDict[bytes, Answer] = OrderedDict()
+        self._under_way: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Task[Answer]] = {}
 
     async def complete(
         self,
@@ -53,20 +54,21 @@ class RememberingModel:
         max_tokens: int | None = None,
     ) -> Answer:
         """What it said the first time; see :meth:`~grpo_agents.engines.chat_model.ChatModel.complete`."""
-        key = json.dumps([list(messages), list(tools), seed, temperature, max_tokens], sort_keys=True)
+        text = json.dumps([list(messages), list(tools), seed, temperature, max_tokens], sort_keys=True)
+        key = hashlib.sha256(text.encode()).digest()  # prompts are long
         if key in self._answers:
             self._answers.move_to_end(key)
             return self._answers[key]
         loop = asyncio.get_running_loop()
         task = self._under_way.get((loop, key))
         if task is None:
-            drawn = mix(self._seed, seed, zlib.crc32(key.encode()))
+            drawn = mix(self._seed, seed, zlib.crc32(text.encode()))
             asked = self.model.complete(messages, tools, seed=drawn, temperature=temperature, max_tokens=max_tokens)
             task = self._under_way[loop, key] = loop.create_task(self._keep(key, asked))
             task.add_done_callback(lambda _: self._under_way.pop((loop, key)))
         return await asyncio.shield(task)
 
-    async def _keep(self, key: str, asked: Any) -> Answer:
+    async def _keep(self, key: bytes, asked: Any) -> Answer:
         answer = await asked
         self._answers[key] = answer
         if len(self._answers) > REMEMBERED:

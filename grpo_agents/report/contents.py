@@ -166,7 +166,7 @@ def note_data(name: str, note: Any) -> dict[str, Any]:
     if not (label or rubric) or not {"text", "rollouts"} <= keys:
         return {"name": name, "text": _text(note)}
     data: dict[str, Any] = {"name": name, "text": _text(note["text"]), "rollouts": note["rollouts"]}
-    data["took"] = [[word, note[word]] for word in ("calls", "read", "written") if word in note]
+    data["took"] = [[word, note[word]] for word in ("calls", "read", "written") if note.get(word) is not None]
     if label:
         data["answer"], data["gold"] = _text(note["answer"]), note.get("gold")
         data["answers"] = [_text(answer) for answer in note["answers"]]

@@ -67,6 +67,7 @@ class Tool:
     _read: Callable[[ArgsKwargs], tuple[tuple[Any, ...], dict[str, Any]]] = field(repr=False, default=None)  # type: ignore[assignment]
     _is_async: bool = False
     _most: Callable[..., float | None] | None = field(repr=False, default=None)
+    _declared: Callable[..., tuple[float, float | None]] | None = field(repr=False, default=None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself, for people who call it from Python."""
@@ -92,6 +93,11 @@ class Tool:
         if self._most is not None:
             return self._most(*args, **kwargs)
         return None if self.metered else self.price
+
+    def declared(self, *args: Any, **kwargs: Any) -> tuple[float, float | None]:
+        """The dollars and seconds that are declared for a call with these arguments: what one takes that fails."""
+        dollars, latency = (self.price, None) if self._declared is None else self._declared(*args, **kwargs)
+        return dollars, latency if self.latency is None else self.latency
 
     def of(self, owner: Any) -> Tool:
         """The tool bound to the environment that offers it; itself where it is no method."""

@@ -133,14 +133,25 @@ class McpServer:
     # On the event loop
 
     async def _listed(self) -> list[Any]:
-        client = await (await self._opened()).ready
-        found, cursor = [], None
-        while True:
-            page = await client.list_tools(cursor=cursor)
-            found += page.tools
-            cursor = page.next_cursor
-            if cursor is None:
-                return found
+        session = await self._opened()
+        found, cursor, seen = [], None, set()
+        try:
+            async with asyncio.timeout(self._timeout):
+                client = await session.ready
+                while True:
+                    page = await client.list_tools(cursor=cursor)
+                    found += page.tools
+                    cursor = page.next_cursor
+                    if cursor is None:
+                        return found
+                    if cursor in seen:
+                        raise ConnectionError(f"the MCP server {self.shown} lists its tools without end")
+                    seen.add(cursor)
+        except TimeoutError as error:
+            self._drop(session)
+            await session.close()
+            said = f"the MCP server {self.shown} gave no list of its tools within {self._timeout:g} s{session.said}"
+            raise ConnectionError(said) from error
 
     async def _call(self, name: str, /, **arguments: Any) -> str:
         from mcp import MCPError

@@ -10,7 +10,7 @@ import atexit
 import importlib.util
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from grpo_agents.tools.definition import Tool, ToolResult, tool
@@ -92,7 +92,7 @@ def model_tool(
     """
     prices = price if isinstance(price, Price) else Price(price)
     priced = PricedModel(model, prices, latency, "", system, max_tokens, temperature)
-    ask = _asking(name, priced)
+    ask = _asking(name, priced, timeout)
 
     async def answer(question: str) -> ToolResult:
         said = await ask(question)
@@ -120,7 +120,7 @@ def choice_tool(name: str, description: str, models: Mapping[str, PricedModel], 
     """
     if not models:
         raise ValueError(f"tool {name!r} has no models to choose among")
-    asking = {key: _asking(f"{name}: {key}", priced) for key, priced in models.items()}
+    asking = {key: _asking(f"{name}: {key}", priced, timeout) for key, priced in models.items()}
     bounds = {key: _most(priced) for key, priced in models.items()}
 
     async def answer(model: str, question: str) -> ToolResult:
@@ -134,15 +134,18 @@ def choice_tool(name: str, description: str, models: Mapping[str, PricedModel], 
     def most(model: str, question: str) -> float | None:
         return bounds[model](question)
 
-    return tool(name=name, price=None, timeout=timeout, most=most)(answer)
+    def declared(model: str, question: str) -> tuple[float, float | None]:  # noqa: ARG001  as the tool
+        return models[model].price.call, models[model].latency
+
+    return replace(tool(name=name, price=None, timeout=timeout, most=most)(answer), _declared=declared)
 
 
-def _asking(name: str, priced: PricedModel) -> Callable[[str], Any]:
+def _asking(name: str, priced: PricedModel, timeout: float) -> Callable[[str], Any]:
     """What asks a model a question."""
     from grpo_agents.engines.settings import ServerConfig
 
     if isinstance(priced.model, ServerConfig):
-        model: Any = _Hosted(name, priced.model)
+        model: Any = _Hosted(name, priced.model, timeout)
     else:
         model = priced.model
 
@@ -173,12 +176,13 @@ def _most(priced: PricedModel) -> Callable[[str], float | None]:
 class _Hosted:
     """A hosted model that is reached when it is first asked, and left when the program ends."""
 
-    def __init__(self, name: str, server: ServerConfig):
+    def __init__(self, name: str, server: ServerConfig, timeout: float):
         if server.url is None or server.model is None:
             raise ValueError(f"tool {name!r}: a hosted model needs a url and a model: ServerConfig(url=…, model=…)")
         if importlib.util.find_spec("openai") is None:
             raise ImportError(f"tool {name!r}: hosted models need a client: pip install 'grpo-agents[hosted]'")
         self._server = server
+        self._timeout = timeout
         self._model: ChatModel | None = None
 
     async def complete(
@@ -189,11 +193,7 @@ class _Hosted:
             from grpo_agents.engines.chat_model import EngineModel
             from grpo_agents.engines.hosted import HostedChat, HostedEngine
 
-            engine = HostedEngine(self._server, patience=PATIENCE)
+            engine = HostedEngine(self._server, patience=self._timeout)  # a question is given up by then
             atexit.register(engine.close)
             self._model = EngineModel(HostedChat(), engine)
         return await self._model.complete(messages, tools, **settings)
-
-
-PATIENCE = 60.0
-"""Seconds without an answer to any request after which a hosted model is given up."""

@@ -93,7 +93,7 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any], left
             return refused(f"{name!r} can cost ${most:g}, and ${max(0.0, left):g} of the budget is left")
     started = time.perf_counter()
     result, content, problem = ToolResult(""), "", None
-    dollars = chosen.price
+    dollars, latency = chosen.declared(*args, **kwargs)
     try:
         returned = _call(chosen, args, kwargs)
         result = returned if isinstance(returned, ToolResult) else ToolResult(returned)
@@ -103,7 +103,7 @@ def _run_one(tools: Mapping[str, Tool], name: str, call: Mapping[str, Any], left
         problem = f"tool {name!r} gave no answer within {chosen.timeout:g} s"
     except (Exception, SystemExit) as error:  # what a tool raises is for the policy to read, and on record
         problem = _cut(f"tool {name!r} failed: {type(error).__name__}: {error}")
-    seconds = next(each for each in (chosen.latency, result.latency, time.perf_counter() - started) if each is not None)
+    seconds = next(each for each in (latency, result.latency, time.perf_counter() - started) if each is not None)
     run = ToolRun(own_name, dollars, seconds, problem, called)
     return (content if problem is None else f"Error: {problem}"), run
 

@@ -3,6 +3,7 @@
 import warnings
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
@@ -10,10 +11,11 @@ from grpo_agents.contract import check
 from grpo_agents.env import VectorReward, make_env
 from grpo_agents.envs.free_text import FreeTextEnv
 from grpo_agents.envs.math import MathEnv
+from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.envs.teacher import TeacherEnv
 from grpo_agents.pseudo_labels import PseudoLabels
 from grpo_agents.rewards import RewardVector
-from grpo_agents.rewards.component import component, from_environment
+from grpo_agents.rewards.component import Component, component, from_environment
 from grpo_agents.rewards.pseudo_label import Label, Reading, agreement
 from grpo_agents.rewards.watched import score_hiding_gold
 from grpo_agents.spaces import tool_call
@@ -145,6 +147,42 @@ def test_a_label_that_no_rollout_gives_is_judged_by_the_environment():
     assert figures["gold/reference_wins"] == 0.5
     assert figures["gold/reference_agrees"] == 0.5  # of the second, gold says right and the label says wrong
     assert figures["gold/majority_right"] == 0.5
+
+
+def test_a_group_in_which_nobody_answers_has_no_right_majority_and_no_diversity():
+    groups = [labelled(["42", "42"], [1, 1], "42"), labelled(["", ""], [0, 0], "42")]
+    for group in groups:
+        agreement("majority", group, Label("", group.notes["reference"]["answers"][0], {}), READING)
+    figures = WATCH(groups)
+    assert figures["gold/majority_right"] == 0.5
+    assert (figures["diversity/answers"], figures["diversity/unanimous"]) == (0.5, 1)
+    assert [group.notes["majority"]["gold"] for group in groups] == [1, 0]
+
+
+def test_rubrics_are_watched_by_the_letter_of_what_is_said():
+    """They read no answers. Gold is then what is called so, and what a refused answer took is counted."""
+    trajectories = [
+        Trajectory(index=index, steps=[Step({"content": text})], rewards={"rubric": value, "gold_physicians": gold})
+        for index, (text, value, gold) in enumerate([("same", 0.8, 1.0), ("same ", 0.2, 1.0)])
+    ]
+    notes = {"rubric": {"criteria": [], "verdicts": [], "read": 7, "written": None}, "own": ["not", "ours"]}
+    watch = PseudoLabels(
+        [from_environment("rubric")], [Component("vote", len), Component("gold_physicians", len)], WATCH.judge
+    )
+    assert watch([Group({}, {}, trajectories, notes)]) == {
+        "rubric/read": 7,
+        "gold/rubric_agrees": 0.5,
+        "diversity/answers": 1,
+        "diversity/unanimous": 1,
+    }
+    refused = Group({}, {}, trajectories, {"rubric": {"refused": "it says nothing", "read": 3, "written": 0}})
+    assert watch([refused]).items() >= {"rubric/read": 3, "diversity/unanimous": 1}.items()
+
+
+def test_the_users_of_the_wrapped_environment_are_its_users():
+    env = TeacherEnv(env="grpo_agents/Orchestra-v0")
+    drawn = env.preferences.draw(np.random.default_rng(0))
+    assert drawn in [dict(option) for option in OrchestraEnv.preferences.options]
 
 
 def test_without_gold_only_diversity_is_known():

@@ -72,6 +72,14 @@ def test_a_single_rollout_is_the_first():
     assert rewards_of(group, "first") == [1, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("entry", [majority(), perplexity(), first(), self_judged()], ids=lambda entry: entry.name)
+def test_a_group_of_one_agrees_with_itself_and_is_refused(entry):
+    group = group_saying(r"\boxed{7}", logprobs=[(-1.0,)])
+    score(entry, group, ScriptedModel(lambda _: r"\boxed{1}"))
+    assert rewards_of(group, entry.name) == [None]
+    assert "a group of one rollout" in group.trajectories[0].missing[entry.name]
+
+
 def test_all_leave_notes_of_one_form():
     group = group_saying(*TEXTS, logprobs=[(-1.0,)] * 5)
     for entry in (majority(), perplexity(), first(), self_judged(), reference()):

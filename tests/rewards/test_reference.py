@@ -91,6 +91,7 @@ def test_an_anchor_without_an_answer_is_our_failure_and_nobodys_reward():
     assert group.trajectories[0].missing["reference"] == (
         "ValueError: the anchor's reference states no answer: …'They differ.'"
     )
+    assert group.notes["reference"].items() >= {"text": "They differ.", "calls": 1, "written": 2}.items()
 
 
 def test_an_anchor_that_is_down_is_a_reason():

@@ -1,5 +1,7 @@
 """Criteria written from a reference, and the verdicts of a judge."""
 
+from dataclasses import replace
+
 import pytest
 from teaching import group_saying, score
 
@@ -110,9 +112,35 @@ def test_too_few_criteria_are_no_rubric():
     assert "the anchor wrote 5 of 6 criteria" in group.trajectories[0].missing["rubric"]
 
 
+def test_nothing_is_no_reference():
+    group = group_saying("a", "b")
+    score(rubric(), group, ScriptedModel(lambda _: ""), ScriptedModel(judge))
+    assert "the anchor wrote no whole reference" in group.trajectories[0].missing["rubric"]
+    assert group.notes["rubric"]["calls"] == 1
+    for absent in (None, " ", 3):
+        alone = group_saying("a", task={"ideal": absent})
+        score(rubric(reference="ideal"), alone, ScriptedModel(anchor), ScriptedModel(judge))
+        assert "and a text is wanted that criteria come from" in alone.trajectories[0].missing["rubric"]
+
+
+def test_a_reference_that_was_cut_off_is_none():
+    class Cut(ScriptedModel):
+        async def complete(self, *args, **settings):
+            return replace(await super().complete(*args, **settings), finish_reason="length")
+
+    group = group_saying("a", "b")
+    score(rubric(), group, Cut(anchor), ScriptedModel(judge))
+    assert "(cut off at max_tokens of the model)" in group.trajectories[0].missing["rubric"]
+
+
 @pytest.mark.parametrize(
     ("rules", "problem"),
-    [([{"points": 1}], "criteria are texts, or dicts"), (5, "criteria are texts, or dicts"), ([], "no criterion has")],
+    [
+        ([{"criterion": "a", "points": float("nan")}, "b"], "the points of 'a' are nan"),
+        ([{"points": 1}], "criteria are texts, or dicts"),
+        (5, "criteria are texts, or dicts"),
+        ([], "no criterion has"),
+    ],
 )
 def test_criteria_that_cannot_be_read_are_named(rules, problem):
     group = group_saying("a", task={"rules": rules})

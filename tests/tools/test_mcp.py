@@ -221,6 +221,24 @@ def test_a_server_that_cannot_be_used_says_why(command, said):
     assert not any(alive(pid) for pid in re.findall(r"I am (\d+)", str(caught.value)))
 
 
+def test_a_server_that_greets_and_then_says_nothing_is_given_up():
+    """It answers the handshake, and no question for its tools."""
+    program = """
+        import json, sys
+        for line in sys.stdin:
+            asked = json.loads(line)
+            if asked.get("method") == "initialize":
+                said = {"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}},
+                        "serverInfo": {"name": "quiet", "version": "1"}}
+                print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": said}), flush=True)
+            elif "id" in asked and asked["method"] != "tools/list":
+                said = {"code": -32601, "message": "no"}
+                print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": said}), flush=True)
+    """
+    with pytest.raises(ConnectionError, match=r"gave no list of its tools within 2 s"):
+        mcp_tools(command=[sys.executable, "-c", textwrap.dedent(program)], timeout=2.0)
+
+
 def test_mistakes_of_who_declares_it(served):
     with pytest.raises(ValueError, match=r"a command=\[program, …\] or a url="):
         McpServer()

@@ -101,6 +101,34 @@ def test_one_tool_for_several_models_costs_what_the_chosen_one_does():
         choice_tool("answer", "Asks.", {})
 
 
+def test_a_question_that_fails_costs_what_is_declared_whoever_of_several_is_asked():
+    def fail(_):
+        raise ConnectionError("it is down")
+
+    priced = PricedModel(ScriptedModel(fail), Price(call=5.0, written=1.0), latency=2.0)
+    chosen = choice_tool("ask", "Asks.", {"dear": priced})
+    alone = model_tool("ask", "Asks.", priced.model, price=priced.price, latency=2.0)
+    for made, arguments in ((chosen, {"model": "dear"}), (alone, {})):
+        content, run = ask(made, question="?", **arguments)
+        assert content == "Error: tool 'ask' failed: ConnectionError: it is down"
+        assert (run.dollars, run.latency) == (5.0, 2.0)
+    _, run = ask(chosen.costing(latency=7.0), model="dear", question="?")
+    assert (run.dollars, run.latency) == (5.0, 7.0)
+
+
+def test_a_hosted_model_is_waited_for_as_long_as_its_tool_says(monkeypatch):
+    seen = []
+
+    def engine(server, patience):
+        seen.append(patience)
+        raise ConnectionError("not really")
+
+    monkeypatch.setattr("grpo_agents.engines.hosted.HostedEngine", engine)
+    server = ServerConfig(url="http://127.0.0.1:9/v1", model="m")
+    ask(model_tool("ask", "Asks.", server, timeout=300.0), question="?")
+    assert seen == [300.0]
+
+
 def test_a_hosted_model_needs_an_address():
     with pytest.raises(ValueError, match=r"tool 'expert': a hosted model needs a url and a model"):
         model_tool("expert", "Knows.", ServerConfig(url="http://127.0.0.1:9/v1"))
