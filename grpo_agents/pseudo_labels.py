@@ -57,7 +57,7 @@ class PseudoLabels:
         return {name: float(np.mean(values)) for name, values in figures.items()}
 
     def _of_group(self, group: Group) -> Iterator[tuple[str, float]]:
-        noted = {name: note for name, note in group.notes.items() if isinstance(note, Mapping)}
+        noted = {name: note for name, note in group.notes.items() if isinstance(note, dict)}
         labels = {name: note for name, note in noted.items() if "classes" in note}
         for name, note in noted.items():
             counts = ((word, note.get(word)) for word in ("read", "written"))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -145,7 +144,7 @@ def from_settings(kind: type[T], settings: Mapping[str, Any], where: str) -> T:
 
 
 def _is_amount(value: Any) -> bool:
-    return isinstance(value, Real) and 0 <= value < math.inf
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def _drawn(values: Sequence[float] | None, declared: float | None, rng: np.random.Generator) -> float | None:

@@ -21,7 +21,8 @@ def draw(runs: Runs, file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((11, 3.6), dpi=150, layout="constrained", facecolor="white")
-    for place, (axes, user) in enumerate(zip(figure.subplots(1, len(USERS), sharey=True), USERS, strict=True)):
+    panels = figure.subplots(1, len(USERS), sharey=True)
+    for axes, user in zip(panels, USERS, strict=True):
         paid = PAID[user]
         found = {name: point(some, "policy", user) for name, some in runs.items()}
         rules = {rule: point(runs["sft"], rule, user) for rule in (*RULES, HINDSIGHT)}
@@ -41,10 +42,8 @@ def draw(runs: Runs, file: Path) -> None:
         axes.tick_params(colors=INK, labelsize=8.5)
         axes.grid(color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
-        if not place:
-            axes.set_ylabel("right", color=INK, fontsize=9)
-            handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8.5)
+    panels[0].set_ylabel("right", color=INK, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8.5)
     file.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "markets"}):  # the same file every time
         figure.savefig(file, metadata={"Date": None})
