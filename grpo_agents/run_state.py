@@ -60,7 +60,7 @@ class RunState:
                 reward_model.save(folder)
             if ahead is not None:
                 store.write(folder / AHEAD_FILE, ahead[0], step=done, phase="train", scoring=self.parts.scoring)
-            if (curriculum := self._curriculum) is not None and (counts := curriculum.state) is not None:
+            if (counts := self.counts) is not None:
                 np.save(folder / CURRICULUM_FILE, counts)
 
         state = self.learner.counts if ahead is None else {**self.learner.counts, "ahead": ahead[1]}
@@ -109,6 +109,17 @@ class RunState:
             curriculum.restore(np.load(file))
         else:
             self.say(f"{found.folder} has no {CURRICULUM_FILE}: nothing is known of pass rates yet")
+
+    @property
+    def counts(self) -> np.ndarray | None:
+        """What a curriculum has counted; None where there is nothing to count."""
+        curriculum = self._curriculum
+        return None if curriculum is None or curriculum.state is None else curriculum.state.copy()
+
+    @counts.setter
+    def counts(self, counts: np.ndarray | None) -> None:
+        if counts is not None and self._curriculum is not None:
+            self._curriculum.restore(counts)
 
     @property
     def _curriculum(self) -> Curriculum | None:

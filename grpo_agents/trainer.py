@@ -8,10 +8,9 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -33,6 +32,7 @@ from grpo_agents.periodic_evaluation import PeriodicEvaluation
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.run_state import RunState
 from grpo_agents.sources import WRITTEN, Batch, Figures, FrozenSource
+from grpo_agents.stopping import Preempted, Stop, stopping
 from grpo_agents.sync_check import SyncCheck
 from grpo_agents.terminal.display import Display, problems_of
 from grpo_agents.trajectory import Group, Trajectory
@@ -124,17 +124,19 @@ class Trainer:
             closing(self.loggers),
             self.display,
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
-            _politely() as stop,
+            stopping() as stop,
         ):
             self.display.begin(self.start, self.folder.read_metrics())
             if isinstance(self.source, FrozenSource) and self.start == 0:
                 self._fill(self.source, stop)
             for step in range(self.start, steps):
-                self._sync_if_due(step)
-                self._probe_if_due(step, board)
-                self._evaluate_if_due(step, board)
-                began = time.perf_counter()
-                groups, figures = self._batch(step)
+                with self._saved_if_preempted(step, stop):
+                    self._sync_if_due(step)
+                    self._probe_if_due(step, board)
+                    self._evaluate_if_due(step, board)
+                    began = time.perf_counter()
+                    groups, figures = self._ahead or self.source.batch(step)
+                self._ahead = None
                 if self.config.train.store and self.kind == "policy":
                     file = self.folder.trajectory_file("train", step)
                     store.write(file, groups, step=step, phase="train", scoring=self.parts.scoring)
@@ -148,14 +150,31 @@ class Trainer:
                 if done % self.config.train.save_every == 0 or done == steps or stop():
                     self.state.save(done, self._ahead)
                 if stop():
-                    raise KeyboardInterrupt(
-                        f"stopped after step {done}; go on with `grpo-agents train --resume {self.folder.path}`"
-                    )
-            self._sync_if_due(steps)
-            self._probe_if_due(steps, board)
-            self._evaluate_if_due(steps, board)
+                    raise self._stopped(done, stop)
+            with self._saved_if_preempted(steps, stop):
+                self._sync_if_due(steps)
+                self._probe_if_due(steps, board)
+                self._evaluate_if_due(steps, board)
 
-    def _fill(self, source: FrozenSource, stop: Callable[[], bool]) -> None:
+    @contextmanager
+    def _saved_if_preempted(self, done: int, stop: Stop) -> Iterator[None]:
+        """What SIGTERM may end in its middle: a resume does it again, as if it had not begun."""
+        counts = self.state.counts
+        try:
+            with stop.repeatable():
+                yield
+        except Preempted:
+            if done > self.start and not (self.folder.checkpoints / f"step-{done:06d}").exists():
+                self.state.counts = counts
+                self.state.save(done, self._ahead)
+            raise self._stopped(done, stop) from None
+
+    def _stopped(self, done: int, stop: Stop) -> KeyboardInterrupt:
+        """What says so, and how to go on."""
+        kind = Preempted if stop.urgent else KeyboardInterrupt
+        return kind(f"stopped after step {done}; go on with `grpo-agents train --resume {self.folder.path}`")
+
+    def _fill(self, source: FrozenSource, stop: Stop) -> None:
         """Has the first weights sample what a frozen source lacks."""
         if not source.lacking:
             return
@@ -164,14 +183,8 @@ class Trainer:
         for number in source.fill():
             self.display.say(f"batch {number + 1} of {len(source.files)} sampled from the first weights")
             if stop():
-                raise KeyboardInterrupt(
-                    f"stopped before learning began; go on with `grpo-agents train --resume {self.folder.path}`"
-                )
-
-    def _batch(self, step: int) -> Batch:
-        """The batch of a step: sampled ahead, or now."""
-        ahead, self._ahead = self._ahead, None
-        return ahead or self.source.batch(step)
+                kind = Preempted if stop.urgent else KeyboardInterrupt
+                raise kind(f"stopped before learning began; go on with `grpo-agents train --resume {self.folder.path}`")
 
     @contextmanager
     def _engine_meanwhile(self, step: int) -> Iterator[None]:
@@ -295,7 +308,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> P
     ranks.begin()
     if ranks.first():
         return Trainer(config, resume=resume, overwrite=overwrite).train()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one finishes the step and sends the others home
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)  # the first one finishes what it does and sends the others home
     torch.manual_seed(config.seed)
     ranks.follow(make_learner(config, load_model(config.model)))
     return RunFolder(config.run).path
@@ -309,25 +323,3 @@ def resume(folder: str | Path) -> Path:
     """
     config = load_config(RunFolder(folder).config)
     return train(config.model_copy(update={"run": str(folder)}), resume=True)
-
-
-@contextmanager
-def _politely() -> Iterator[Callable[[], bool]]:
-    """Lets the first Ctrl-C wait for the step under way; a second one stops at once."""
-    asked = False
-
-    def ask(signum: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            previous(signum, frame) if callable(previous) else signal.default_int_handler(signum, frame)
-        asked = True
-
-    try:
-        previous = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: signals are not ours to handle
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

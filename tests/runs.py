@@ -63,14 +63,14 @@ def left_behind(folder):
     }
 
 
-def interrupt_at(monkeypatch, step):
-    """Sends Ctrl-C while the figures of that step are written."""
+def interrupt_at(monkeypatch, step, number=signal.SIGINT):
+    """Sends Ctrl-C, or another signal, while the figures of that step are written."""
     log = RunFolder.log
 
     def log_and_interrupt(self, row):
         log(self, row)
         if row["step"] == step and "lr" in row:
             monkeypatch.setattr(RunFolder, "log", log)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(RunFolder, "log", log_and_interrupt)

@@ -1,6 +1,8 @@
 """Whole runs with a curriculum, also such as are stopped in between."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tiny import vector_of
 from grpo_agents import store
 from grpo_agents.curriculum import PassRate
 from grpo_agents.learner.learner import Learner
+from grpo_agents.stopping import Preempted
 from grpo_agents.trainer import Trainer, resume, train
 from runs import grpo, interrupt_at, left_behind, rows_of
 
@@ -94,6 +97,29 @@ def whole(request, warm, tmp_path_factory):
         if "train.overlap" in settings:
             sample_apart(patch)
         return settings, folder, train(shop(folder, warm, "whole", **settings))
+
+
+def test_sigterm_after_a_batch_was_counted_counts_it_once(whole, warm, monkeypatch):
+    """The batch is left, and sampled again."""
+    settings, folder, unbroken = whole
+    if "train.overlap" in settings:
+        sample_apart(monkeypatch)
+    observe = PassRate.observe
+
+    def observe_and_terminate(self, draw, played):
+        found = observe(self, draw, played)
+        if draw.step == 3 and "train.overlap" not in settings:
+            monkeypatch.setattr(PassRate, "observe", observe)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(PassRate, "observe", observe_and_terminate)
+    run = shop(folder, warm, "terminated", **settings)
+    if "train.overlap" in settings:
+        interrupt_at(monkeypatch, 2, signal.SIGTERM)  # the batch ahead is sampled in a thread, and waited for
+    with pytest.raises(Preempted, match="stopped after step 3"):
+        train(run)
+    assert everything(resume(folder / "terminated")) == everything(unbroken)
 
 
 @pytest.mark.parametrize("step", [0, 2])

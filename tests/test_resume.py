@@ -14,9 +14,15 @@ from safetensors.torch import load_file
 from tiny import REPOSITORY
 
 from grpo_agents.config import load_config, save_config
+from grpo_agents.learner.learner import Learner
+from grpo_agents.periodic_evaluation import PeriodicEvaluation
 from grpo_agents.report.run_pictures import draw_run
+from grpo_agents.rollout import Rollout
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.trainer import Trainer, _politely, resume, train
+from grpo_agents.run_state import RunState
+from grpo_agents.sources import PolicySource
+from grpo_agents.stopping import Preempted, stopping
+from grpo_agents.trainer import Trainer, resume, train
 from runs import grpo, interrupt_at, left_behind, rows_of, sft, steps_of
 
 DRIVER = """
@@ -97,6 +103,42 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tm
     assert resume(folder) == folder
     ended = left_behind(folder)
     assert ended == left_behind(unbroken)
+
+
+WORK = {
+    "sampling": (Rollout, "_receive", 2),  # while the first episodes of the third step are under way
+    "what was sampled": (PolicySource, "batch", 3),
+    "evaluating": (PeriodicEvaluation, "run", 4),
+    "learning": (Learner, "learn", 3),
+    "writing": (RunState, "save", 2),
+}
+"""What SIGTERM comes in the middle of, and after how many steps the run is saved then."""
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_sigterm_saves_at_once_what_is_done_and_the_run_ends_as_the_unbroken_one(
+    unbroken, warm, tmp_path, monkeypatch, work
+):
+    """What can be sampled again is left in its middle; an update and a checkpoint are finished."""
+    kind, name, done = WORK[work]
+    folder, handler = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    original = getattr(kind, name)
+
+    def work_and_terminate(self, *args, **settings):
+        step = max((row["step"] for row in rows_of(folder) if "lr" in row), default=-1) + 1
+        found = original(self, *args, **settings)
+        if step == done - (work == "learning"):
+            monkeypatch.setattr(kind, name, original)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(kind, name, work_and_terminate)
+    with pytest.raises(Preempted, match=rf"stopped after step {done}; .*train --resume {folder}"):
+        train(grpo(folder, warm))
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert (folder / "checkpoints" / f"step-{done:06d}" / "manifest.json").exists()
+    resume(folder)
+    assert left_behind(folder) == left_behind(unbroken)
 
 
 @pytest.mark.parametrize("settings", [{}, {"model.lora": "{rank = 2, dropout = 0.2}"}], ids=["full", "lora"])
@@ -243,7 +285,7 @@ def test_gradients_without_end_stop_the_run(warm, tmp_path, monkeypatch):
 
 
 def test_a_second_ctrl_c_stops_at_once():
-    with _politely() as asked:
+    with stopping() as asked:
         assert not asked()
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()
@@ -255,7 +297,7 @@ def test_a_thread_that_trains_leaves_signals_alone():
     handler, found = signal.getsignal(signal.SIGINT), []
 
     def job():
-        with _politely() as asked:
+        with stopping() as asked:
             found.append((asked(), signal.getsignal(signal.SIGINT) is handler))
 
     thread = threading.Thread(target=job)

@@ -10,12 +10,16 @@ import typer
 
 from grpo_agents.cli.commands import Group
 from grpo_agents.engines import EngineFailure
+from grpo_agents.stopping import Preempted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+TERMINATED = 143
+"""The same after SIGTERM."""
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"), "train"),
@@ -34,7 +38,7 @@ class Commands(Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            fail(str(stop) or "stopped", INTERRUPTED)
+            fail(str(stop) or "stopped", TERMINATED if isinstance(stop, Preempted) else INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             raise
         except (ValueError, TypeError, OSError, FloatingPointError, EngineFailure) as error:

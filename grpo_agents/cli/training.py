@@ -57,7 +57,7 @@ def train(
     try:
         go()
     except KeyboardInterrupt as stop:
-        if str(stop) and folder.read_metrics():  # it finished its step
+        if str(stop) and type(stop) is KeyboardInterrupt and folder.read_metrics():  # it finished its step
             _sum_up(folder)
         raise
     if ranks.first():

@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 
+import pytest
 from shell import CONFIG, refused
 
 from grpo_agents import store, trainer
-from grpo_agents.cli.errors import INTERRUPTED
+from grpo_agents.cli.errors import INTERRUPTED, TERMINATED
+from grpo_agents.stopping import Preempted
 from grpo_agents.trajectory import Step, Trajectory
 
 
@@ -58,14 +60,15 @@ def test_a_run_is_made_longer_in_its_config(run, finished, tmp_path):
     assert [row["step"] for row in rows if "eval/reward" in row] == [0, 2, 3]
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_exits_with_130(run, finished, monkeypatch):
+@pytest.mark.parametrize(("kind", "code"), [(KeyboardInterrupt, INTERRUPTED), (Preempted, TERMINATED)])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_exits_as_shells_have_it(run, finished, monkeypatch, kind, code):
     monkeypatch.chdir(finished[0])
 
     def stopped(config, *, overwrite):
-        raise KeyboardInterrupt("stopped after step 3; go on with `grpo-agents train --resume runs/a`")
+        raise kind("stopped after step 3; go on with `grpo-agents train --resume runs/a`")
 
     monkeypatch.setattr(trainer, "train", stopped)
-    assert "go on with `grpo-agents train --resume runs/a`" in refused(run("train", "run.toml"), INTERRUPTED)
+    assert "go on with `grpo-agents train --resume runs/a`" in refused(run("train", "run.toml"), code)
 
 
 def test_rollout_stores_and_sums_up(run, finished, monkeypatch):
