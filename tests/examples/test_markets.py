@@ -82,3 +82,24 @@ def test_the_figures_by_hand(tmp_path):
     by_kind = 2 * expert + 0.85 * (0.2 + 0.8 * 0.9)
     assert found["best by kind"]["share_of_best"]["mean"] == pytest.approx(by_kind / sum(best))
     assert found["calculator"] == {"when_best": 1.0, "when_a_model_is_better": 1.0}
+
+
+TABLES = """
+import pathlib, sys
+import compare, picture, tables
+runs = compare.read_results()
+print(tables.all_of(runs))
+picture.draw(runs, pathlib.Path("front.svg"))
+"""
+
+
+def test_the_tables_and_the_picture_of_the_page_are_those_of_the_runs_that_are_kept(tmp_path):
+    kept = [path.stem.rpartition("-") for path in (MARKETS / "results").glob("*.json")]
+    seeds = {name: {seed for method, _, seed in kept if method == name} for name, _, _ in kept}
+    assert set(map(len, seeds.values())) == {5}
+    page = (REPOSITORY / "docs" / "orchestra.md").read_text(encoding="utf-8")
+    found = run(TABLES, tmp_path).strip().split("\n\n")
+    assert len(found) == 3
+    assert all(table in page for table in found)
+    assert "](orchestra/front.svg)" in page
+    assert (tmp_path / "front.svg").stat().st_size > 10_000
