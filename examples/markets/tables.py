@@ -19,14 +19,13 @@ DIRECTIONS = {"outcome": "max", "cost": "min", "latency": "min"}
 
 def all_of(runs: Runs) -> str:
     """Every table, in Markdown."""
-    return "\n\n".join((shares(runs), users(runs), calculator(runs)))
+    return "\n\n".join((shares(runs), users(runs), calculator(runs), differences(runs)))
 
 
 def shares(runs: Runs) -> str:
     """The share of the best achievable reward in every test, of methods and rules."""
     rows = [
-        [f"`{name}`", *(over([run[test]["policy"]["share_of_best"]["mean"] for run in some]) for test in TESTS)]
-        for name, some in runs.items()
+        [f"`{name}`", *(over([_share(run, test) for run in some]) for test in TESTS)] for name, some in runs.items()
     ]
     rows += [
         [rule, *(f"{np.mean([run[test][rule]['share_of_best']['mean'] for run in runs['sft']]):.3f}" for test in TESTS)]
@@ -56,6 +55,23 @@ def calculator(runs: Runs) -> str:
         for name, some in runs.items()
     ]
     return markdown(["calculator asked", "where it is the best choice", "where a model is"], rows)
+
+
+def differences(runs: Runs) -> str:
+    """What normalising within the group changes, seed by seed, beside normalising over the batch alone."""
+    alone = {run["seed"]: run for run in runs.get("batch", ())}
+    rows = []
+    for name in (name for name in runs if name not in ("sft", "batch")):
+        pairs = [(run, alone[run["seed"]]) for run in runs[name] if run["seed"] in alone]
+        shares = [over([_share(run, test) - _share(other, test) for run, other in pairs]) for test in TESTS]
+        asked = [run["seen"]["calculator"][WHEN[1]] - other["seen"]["calculator"][WHEN[1]] for run, other in pairs]
+        rows.append([f"`{name}`", *shares, over(asked)])
+    tests = [test.replace("_", " ") for test in TESTS]
+    return markdown(["less `batch`", *tests, "calculator asked where a model is better"], rows)
+
+
+def _share(run: Mapping[str, Any], test: str) -> float:
+    return run[test]["policy"]["share_of_best"]["mean"]
 
 
 def point(runs: Sequence[Mapping[str, Any]], who: str, user: str) -> dict[str, float]:

@@ -99,7 +99,7 @@ def test_the_tables_and_the_picture_of_the_page_are_those_of_the_runs_that_are_k
     assert set(map(len, seeds.values())) == {5}
     page = (REPOSITORY / "docs" / "orchestra.md").read_text(encoding="utf-8")
     found = run(TABLES, tmp_path).strip().split("\n\n")
-    assert len(found) == 3
+    assert len(found) == 4
     assert all(table in page for table in found)
     assert "](orchestra/front.svg)" in page
     assert (tmp_path / "front.svg").stat().st_size > 10_000
