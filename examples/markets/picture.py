@@ -14,6 +14,8 @@ INK, FAINT = "#333333", "#DDDDDD"
 PAID = {"outcome": "cost", "cost": "cost", "latency": "latency"}
 """What a panel shows beside being right: what its user weighs most of the rest."""
 
+UNITS = {"cost": "dollars", "latency": "seconds"}
+
 
 def draw(runs: Runs, file: Path) -> None:
     """Writes it: a panel a kind of user, learned policies as dots, rules as crosses, the front of all as a line."""
@@ -37,7 +39,7 @@ def draw(runs: Runs, file: Path) -> None:
         line = sorted((entry[paid], entry["outcome"]) for entry, on in zip(everyone, ahead, strict=True) if on)
         axes.plot(*zip(*line, strict=True), color=INK, linewidth=0.8, linestyle=":", zorder=1)
         axes.set_title(f"{user} weighs most", loc="left", fontsize=10, fontweight="bold", color=INK)
-        axes.set_xlabel(f"{paid} an episode", color=INK, fontsize=9)
+        axes.set_xlabel(f"{paid} of an episode, {UNITS[paid]}", color=INK, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=8.5)
         axes.grid(color=FAINT, linewidth=0.6)
