@@ -150,6 +150,9 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> str:
     for name in (*ROWS, "differ", "synthesis_alone_right", "majority_alone_right"):
         interval = mean_interval(run[name]["mean"] for run in runs)
         lines.append(f"| {name.replace('_', ' ')} | {interval.mean:.3f} ({interval.low:.3f} … {interval.high:.3f}) |")
+    for name in ("taught", "gold"):
+        gain = mean_interval(run[name]["mean"] - run["initial"]["mean"] for run in runs)
+        lines.append(f"| {name} less initial | {gain.mean:.3f} ({gain.low:.3f} … {gain.high:.3f}) |")
     return "\n".join(lines)
 
 
