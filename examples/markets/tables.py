@@ -63,6 +63,8 @@ def differences(runs: Runs) -> str:
     rows = []
     for name in (name for name in runs if name not in ("sft", "batch")):
         pairs = [(run, alone[run["seed"]]) for run in runs[name] if run["seed"] in alone]
+        if not pairs:
+            continue
         shares = [over([_share(run, test) - _share(other, test) for run, other in pairs]) for test in TESTS]
         asked = [run["seen"]["calculator"][WHEN[1]] - other["seen"]["calculator"][WHEN[1]] for run, other in pairs]
         rows.append([f"`{name}`", *shares, over(asked)])
