@@ -210,7 +210,7 @@ def make_vector(config: RewardsConfig, env: AgentEnv) -> tuple[RewardVector, tup
 def _check_uses(components: Sequence[Component], env: AgentEnv) -> None:
     """Refuses to count the uses of a tool that an environment never offers."""
     known = [tool.name for tool in env.tools]
-    if not known and type(env).offered is not AgentEnv.offered:
+    if not known and type(env.acting).offered is not AgentEnv.offered:
         return  # only the tasks say which there are
     for name in (entry.name for entry in components):
         tool = name.removeprefix(rewards.USES)

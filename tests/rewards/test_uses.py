@@ -5,7 +5,7 @@ import pytest
 from grpo_agents.advantage import utility
 from grpo_agents.build import make_vector
 from grpo_agents.config import RewardsConfig
-from grpo_agents.env import AgentEnv
+from grpo_agents.env import AgentEnv, make_env
 from grpo_agents.rewards import RewardVector, as_vector, named, uses
 from grpo_agents.tools import tool
 from grpo_agents.trajectory import Group, Step, ToolRun, Trajectory
@@ -53,6 +53,10 @@ class OffersByTask(Offers):
         return self.tools[: task["count"]]
 
 
+class OffersWhatTasksName(OffersByTask):
+    tools = ()
+
+
 def vector_of(env, *names):
     return make_vector(RewardsConfig(vector=list(names)), env)[0]
 
@@ -61,4 +65,7 @@ def test_a_tool_that_is_never_offered_is_refused_where_that_is_known():
     assert vector_of(Offers(), "outcome", "uses.search").names == ("outcome", "uses.search")
     with pytest.raises(ValueError, match=r"rewards name 'uses\.assistant-2'.*no tool .*It has: search"):
         vector_of(Offers(), "uses.assistant-2")
-    assert vector_of(OffersByTask(), "uses.other").names == ("uses.other",)
+    for chooses in (OffersByTask(), make_env("grpo_agents/Orchestra-v0"), make_env("grpo_agents/Teacher-v0")):
+        with pytest.raises(ValueError, match=r"rewards name 'uses\.other', and the environment has no tool 'other'"):
+            vector_of(chooses, "uses.other")
+    assert vector_of(OffersWhatTasksName(), "uses.other").names == ("uses.other",)
