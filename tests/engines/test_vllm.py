@@ -232,7 +232,9 @@ def test_a_model_that_is_not_there():
 def play(engine, *, seed=0, meanwhile=lambda: None, **settings):
     chat = Chat(make_tokenizer())
     config = RolloutConfig(**{"group_size": 4, "max_turns": 3, "max_turn_tokens": 30, **settings})
-    rollout = Rollout(OrchestraEnv, chat, engine, RewardVector(["outcome", cost, latency]), config, env_name="Orchestra")
+    rollout = Rollout(
+        OrchestraEnv, chat, engine, RewardVector(["outcome", cost, latency]), config, env_name="Orchestra"
+    )
     meanwhile()
     groups = rollout.sample([OrchestraEnv().task_source[number] for number in range(6)], seed=seed)
     rollout.close()
