@@ -19,8 +19,8 @@ from grpo_agents.trajectory import Group, Task
 RIGHT = 0.5
 """From which value on a reward says that a rollout is right."""
 
-LEFT = {"classes", "criteria", "refused"}
-"""One of these is in what a reward by agreement notes: a label, a rubric, or what judged nothing."""
+JUDGEMENTS = {"classes", "criteria", "refused"}
+"""Of these keys one is in the note of a reward that knows no gold: a label, a rubric, or what judged nothing."""
 
 Note = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ class PseudoLabels:
             yield from ((f"{name}/{word}", float(count)) for word, count in counts if count is not None)
             if self.gold is not None and name in [entry.name for entry in self.vector]:
                 yield from self._agreement(group, name, self.gold)
-        if not any(LEFT & note.keys() for note in noted.values()):
+        if not any(JUDGEMENTS & note.keys() for note in noted.values()):
             return
         note = next(iter(labels.values()), None)
         # where no answers are read, as by a rubric, they are the same where they are the same to the letter

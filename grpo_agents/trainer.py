@@ -150,7 +150,7 @@ class Trainer:
                 if done % self.config.train.save_every == 0 or done == steps or stop():
                     self.state.save(done, self._ahead)
                 if stop():
-                    raise self._stopped(done, stop)
+                    raise self._stopped(f"after step {done}", stop)
             with self._saved_if_preempted(steps, stop):
                 self._sync_if_due(steps)
                 self._probe_if_due(steps, board)
@@ -167,12 +167,12 @@ class Trainer:
             if done > self.start and not (self.folder.checkpoints / f"step-{done:06d}").exists():
                 self.state.counts = counts
                 self.state.save(done, self._ahead)
-            raise self._stopped(done, stop) from None
+            raise self._stopped(f"after step {done}", stop) from None
 
-    def _stopped(self, done: int, stop: Stop) -> KeyboardInterrupt:
+    def _stopped(self, when: str, stop: Stop) -> KeyboardInterrupt:
         """What says so, and how to go on."""
         kind = Preempted if stop.urgent else KeyboardInterrupt
-        return kind(f"stopped after step {done}; go on with `grpo-agents train --resume {self.folder.path}`")
+        return kind(f"stopped {when}; go on with `grpo-agents train --resume {self.folder.path}`")
 
     def _fill(self, source: FrozenSource, stop: Stop) -> None:
         """Has the first weights sample what a frozen source lacks."""
@@ -183,8 +183,7 @@ class Trainer:
         for number in source.fill():
             self.display.say(f"batch {number + 1} of {len(source.files)} sampled from the first weights")
             if stop():
-                kind = Preempted if stop.urgent else KeyboardInterrupt
-                raise kind(f"stopped before learning began; go on with `grpo-agents train --resume {self.folder.path}`")
+                raise self._stopped("before learning began", stop)
 
     @contextmanager
     def _engine_meanwhile(self, step: int) -> Iterator[None]:
