@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_agents import rewards
 from grpo_agents.advantage import check_gate, check_needed
-from grpo_agents.backends import make_backend
+from grpo_agents.backends import make_backend, make_chat
 from grpo_agents.chat import Chat
 from grpo_agents.chat_models import ChatModels, make_models
 from grpo_agents.config import Config, PreferenceConfig, RewardsConfig, TasksConfig
@@ -23,7 +23,7 @@ from grpo_agents.pseudo_labels import PseudoLabels
 from grpo_agents.rewards.component import Component, RewardVector, asked_by, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
 from grpo_agents.rewards.watched import score_hiding_gold
-from grpo_agents.rollout import Rollout, apply_truncation
+from grpo_agents.rollout import Rollout, Sampler, apply_truncation
 from grpo_agents.scoring import Scoring, check_maxima
 from grpo_agents.sources import (
     WRITTEN,
@@ -40,6 +40,7 @@ from grpo_agents.tasks import GeneratedTasks, Tasks, load_object, load_tasks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from grpo_agents.cluster.cluster import Cluster
     from grpo_agents.engines import TokenEngine
     from grpo_agents.learner.reward_model import RewardModel
     from grpo_agents.methods import Method
@@ -62,6 +63,7 @@ class Parts:
     gold: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     models: ChatModels = field(default_factory=ChatModels)
+    cluster: Cluster | None = None
 
     @property
     def scoring(self) -> Scoring:
@@ -75,9 +77,11 @@ class Parts:
         return given if self.reward_model is None else {**given, "reward_model": self.reward_model}
 
     def close(self) -> None:
-        """Ends the engine and those of other models."""
+        """Ends the engine and those of other models, and gives a cluster back."""
         self.engine.close()
         self.models.close()
+        if self.cluster is not None:
+            self.cluster.close()
 
     @property
     def moving_reward_model(self) -> RewardModel | None:
@@ -85,8 +89,13 @@ class Parts:
         reward_model = self.reward_model
         return reward_model if reward_model is not None and reward_model.config.retrain_every else None
 
-    def rollout(self, *, evaluating: bool = False) -> tuple[Rollout, Tasks]:
-        """A rollout of the training or the evaluation environment, and its tasks."""
+    def rollout(self, *, evaluating: bool = False) -> tuple[Sampler, Tasks]:
+        """What samples the training or the evaluation environment, and its tasks."""
+        rollout, tasks = self.own_rollout(evaluating=evaluating)
+        return (rollout if self.cluster is None else self.cluster.rollout(rollout, evaluating=evaluating)), tasks
+
+    def own_rollout(self, *, evaluating: bool) -> tuple[Rollout, Tasks]:
+        """A rollout in this process, and its tasks."""
         config = self.config
         options = config.eval.env_options if evaluating and config.eval.env_options else config.env.options
         where = config.eval.source if evaluating and config.eval.source.source else config.tasks
@@ -126,10 +135,18 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
         vector.check_preference(weighed)
     preferences = make_preferences(config.preference)
     reward_model = _make_reward_model(config, vector, watched)
-    model = load_model(config.model) if learning else None
-    chat, engine = make_backend(config, model, say)
-    asked = [parameter.name for entry in (*vector, *watched) for parameter in asked_by(entry)]
-    models = make_models(config, asked, model, chat, engine, say)
+    model = cluster = None
+    models = ChatModels()
+    if config.cluster.kind == "ray":  # whose processes hold the models
+        from grpo_agents.cluster.cluster import Cluster
+
+        cluster = Cluster(config, learning=learning, say=say)
+        chat, engine = make_chat(config), cluster.engine
+    else:
+        model = load_model(config.model) if learning else None
+        chat, engine = make_backend(config, model, say)
+        asked = [parameter.name for entry in (*vector, *watched) for parameter in asked_by(entry)]
+        models = make_models(config, asked, model, chat, engine, say)
     gc.unfreeze()  # what an earlier run in this process left
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look
@@ -146,6 +163,7 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
         gold=tuple(env.gold),
         hidden=tuple(env.hidden),
         models=models,
+        cluster=cluster,
     )
 
 
@@ -268,7 +286,18 @@ def make_source(parts: Parts, method: Method, trajectories: Path, progress: Call
         steps=config.train.steps,
     )
     watch = PseudoLabels(parts.vector, parts.watched, rollout.judge)
-    policy = PolicySource(rollout, curriculum, weigh, size, seed, resample=resample, progress=progress, watch=watch)
+    policy = PolicySource(
+        rollout,
+        curriculum,
+        weigh,
+        size,
+        seed,
+        resample=resample,
+        ahead=config.cluster.max_staleness if kind == "policy" and parts.cluster is not None else 0,
+        steps=config.train.steps,
+        progress=progress,
+        watch=watch,
+    )
     return policy if kind == "policy" else FrozenSource(policy, config.source.batches, trajectories, parts.scoring)
 
 

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from grpo_agents.advantage import AdvantageConfig
+from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.curriculum import CurriculumConfig
 from grpo_agents.engines.settings import ChatModelConfig, EngineConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig, RewardModelConfig
@@ -173,6 +174,7 @@ class Config(Section):
     )
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How a batch becomes an update.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and what is kept.")
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Where it computes.")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation while training.")
 
     @field_validator("method")
@@ -189,6 +191,11 @@ class Config(Section):
         """Whether training evaluates after that many steps: before the first, every so often and after the last."""
         every = self.eval.every
         return every is not None and (step % every == 0 or step == self.train.steps)
+
+    @property
+    def max_staleness(self) -> int:
+        """How many steps older than those that learn the weights that sampled may be."""
+        return self.cluster.max_staleness if self.cluster.kind == "ray" else int(self.train.overlap)
 
     @property
     def source_kind(self) -> SourceKind:
@@ -211,6 +218,8 @@ class Config(Section):
             )
         if self.train.overlap:
             self._check_overlap(method)
+        if self.cluster.kind == "ray":
+            self._check_cluster(method)
         for name, asked in self.models.items():
             if name in GIVEN_NAMES:
                 raise ValueError(f"models.{name}: rewards are handed the run's own by that name. Choose another name")
@@ -287,6 +296,31 @@ class Config(Section):
             raise ValueError(
                 f"train.overlap learns from what weights one step old sampled, and method {method.name!r} does not "
                 "correct for that. Set method.tis = 2.0 and learner.old_logprobs = 'recompute', or leave overlap out."
+            )
+
+    def _check_cluster(self, method: Method) -> None:
+        if self.train.overlap:
+            raise ValueError("train.overlap is of one process: on a cluster set cluster.max_staleness instead")
+        if self.engine.backend in ("server", "hosted"):
+            raise ValueError(
+                f"cluster.kind is 'ray', whose workers have engines of their own, and engine.backend is "
+                f"{self.engine.backend!r}. Use 'vllm' or 'transformers', or leave [cluster] out"
+            )
+        if self.reward_model is not None and self.reward_model.retrain_every:
+            raise ValueError(
+                "reward_model.retrain_every: on a cluster rewards are computed by the workers, whose reward models "
+                "stay what they were. Leave it out, or leave [cluster] out"
+            )
+        if self.source.rescore:
+            raise ValueError(
+                "source.rescore: on a cluster models and engines are the workers', and what is stored is scored here. "
+                "Leave [cluster] out"
+            )
+        if self.cluster.max_staleness and self.source_kind == "policy" and not method.corrects_sampler:
+            raise ValueError(
+                f"cluster.max_staleness is {self.cluster.max_staleness}: older weights sample then, and method "
+                f"{method.name!r} does not correct for that. Set method.tis = 2.0 and learner.old_logprobs = "
+                "'recompute', or max_staleness = 0."
             )
 
 

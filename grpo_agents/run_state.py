@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from grpo_agents.curriculum import Curriculum
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.saved import MODEL_FOLDER
 from grpo_agents.sources import Batch, PolicySource, Source
+
+if TYPE_CHECKING:
+    from grpo_agents.cluster.learner import RemoteLearner
 
 AHEAD_FILE = "ahead.parquet"
 CURRICULUM_FILE = "curriculum.npy"
@@ -34,7 +38,9 @@ class RunState:
         say: Told what a run goes on from.
     """
 
-    def __init__(self, parts: Parts, learner: Learner, source: Source, root: Path, say: Callable[[str], None]):
+    def __init__(
+        self, parts: Parts, learner: Learner | RemoteLearner, source: Source, root: Path, say: Callable[[str], None]
+    ):
         self.parts = parts
         self.config = parts.config.train
         self.learner = learner

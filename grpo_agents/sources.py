@@ -14,12 +14,13 @@ import numpy as np
 from grpo_agents import store
 from grpo_agents.advantage import AdvantageConfig, assign_advantages, has_spread, utilities_of
 from grpo_agents.chat import Chat
+from grpo_agents.cluster.scheduler import horizon
 from grpo_agents.curriculum import Curriculum, Draw
 from grpo_agents.engines import mix
 from grpo_agents.methods import Method
 from grpo_agents.rescoring import files_of_other_preference
 from grpo_agents.rewards.component import RewardVector
-from grpo_agents.rollout import Rollout
+from grpo_agents.rollout import Sampler
 from grpo_agents.scoring import Scoring
 from grpo_agents.tasks import Tasks, index_of
 from grpo_agents.trajectory import Group, Message, Task, Trajectory
@@ -95,19 +96,24 @@ class PolicySource:
         size: Groups in a batch.
         seed: The run's.
         resample: How often, at most, groups without any spread give way to new ones.
+        ahead: Batches that are begun before their step, as far as the run is long: their weights may be so many steps
+            old when they are learned from, and never older.
+        steps: How long the run is.
         progress: Told how many episodes have just ended.
         watch: Gives more figures about the groups of a batch.
     """
 
     def __init__(
         self,
-        rollout: Rollout,
+        rollout: Sampler,
         curriculum: Curriculum,
         weigh: Weighing,
         size: int,
         seed: int,
         *,
         resample: int = 0,
+        ahead: int = 0,
+        steps: int = 0,
         progress: Callable[[int], None] | None = None,
         watch: Callable[[Sequence[Group]], Figures] = lambda _: {},
     ):
@@ -117,20 +123,27 @@ class PolicySource:
         self.size = size
         self.seed = seed
         self.resample = resample
+        self.ahead = ahead
+        self.steps = steps
         self.progress = progress
         self.watch = watch
+        self._begun: dict[int, tuple[Draw, Callable[[], list[Group]]]] = {}
 
     def batch(self, step: int) -> Batch:
-        """Samples ``size`` groups from the weights that the engine has now."""
+        """Samples ``size`` groups from the weights that the engine has now, or waits for those that were begun."""
         began = time.perf_counter()
-        draw = Draw(step)
-        groups = self._sample(draw, self.size, mix(self.seed, 1, step))
+        for coming in horizon(step, self.ahead, self.steps):
+            if coming not in self._begun:
+                draw = Draw(coming)
+                self._begun[coming] = (draw, self._begin(draw, self.size, mix(self.seed, 1, coming)))
+        draw, wait = self._begun.pop(step)
+        groups = wait()
         played = list(groups)
         for attempt in range(1, 1 + self.resample):
             kept = [group for group in groups if self.weigh.has_spread(group)]
             if len(kept) == self.size:
                 break
-            others = self._sample(draw, self.size - len(kept), mix(self.seed, 1, step, attempt))
+            others = self._begin(draw, self.size - len(kept), mix(self.seed, 1, step, attempt))()
             groups, played = kept + others, played + others
         for number, group in enumerate(groups):
             for trajectory in group.trajectories:
@@ -140,8 +153,9 @@ class PolicySource:
         figures |= {"seconds/rollout": seconds}
         return groups, figures | ({"groups_replaced": float(len(played) - len(groups))} if self.resample else {})
 
-    def _sample(self, draw: Draw, count: int, seed: int) -> list[Group]:
-        return self.rollout.sample(self.curriculum.take(draw, count), seed=seed, progress=self.progress)
+    def _begin(self, draw: Draw, count: int, seed: int) -> Callable[[], list[Group]]:
+        tasks = self.curriculum.take(draw, count)
+        return self.rollout.begin(tasks, step=draw.step, seed=seed, progress=self.progress)
 
 
 class StoredSource:

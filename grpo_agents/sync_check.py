@@ -10,6 +10,8 @@ import queue
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from grpo_agents.engines.settings import CheckConfig
 from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.trajectory import Sample, Trajectory
+
+if TYPE_CHECKING:
+    from grpo_agents.cluster.learner import RemoteLearner
 
 QUESTIONS = (
     "What is 17 + 25?",
@@ -53,20 +58,30 @@ class SyncCheck:
         learner: Knows the policy, and the temperature.
         chat: Writes the prompts.
         config: How far log-probabilities may differ.
+        requests: How many prompts to ask for, if more than there are questions: one a worker of a cluster.
         seconds: The engine's deadline.
         seed: The run's.
     """
 
     def __init__(
-        self, engine: TokenEngine, learner: Learner, chat: Chat, config: CheckConfig, *, seconds: float, seed: int
+        self,
+        engine: TokenEngine,
+        learner: Learner | RemoteLearner,
+        chat: Chat,
+        config: CheckConfig,
+        *,
+        requests: int = 0,
+        seconds: float,
+        seed: int,
     ):
         self.engine = engine
         self.learner = learner
         self.tolerance = config.largest_difference(learner.dtype)
         self.mean_tolerance = config.mismatch
         self.seconds = seconds
-        self._prompts = [chat.start([{"role": "user", "content": text}]).ids for text in QUESTIONS]
-        self._seeds = [mix(seed, 6, number) for number in range(len(QUESTIONS))]
+        asked = list(islice(cycle(QUESTIONS), max(len(QUESTIONS), requests)))
+        self._prompts = [chat.start([{"role": "user", "content": text}]).ids for text in asked]
+        self._seeds = [mix(seed, 6, number) for number in range(len(asked))]
         self._sampling = Sampling(learner.temperature, stop_ids=chat.stop_ids)
         self._last: _Probe | None = None
 

@@ -20,7 +20,7 @@ from grpo_agents import store
 from grpo_agents.background import in_background
 from grpo_agents.build import Parts, build, make_source
 from grpo_agents.config import Config, load_config
-from grpo_agents.engines import mix
+from grpo_agents.engines import EngineFailure, mix
 from grpo_agents.engines.weights import Weights
 from grpo_agents.evaluation.columns import task_key
 from grpo_agents.learner import ranks
@@ -68,8 +68,11 @@ class Trainer:
             self.folder.check(overwrite=overwrite)  # before anything is loaded
         torch.manual_seed(config.seed)
         self.parts: Parts = build(config, learning=True, say=self.display.say)
-        assert self.parts.model is not None
-        self.learner = make_learner(config, self.parts.model)
+        if self.parts.cluster is not None:
+            self.learner = self.parts.cluster.learner()
+        else:
+            assert self.parts.model is not None
+            self.learner = make_learner(config, self.parts.model)
         if self.learner.why_padded:
             self.display.say(
                 f"{self.learner.why_padded}: prefixes that rollouts share are computed again for each of them. What is "
@@ -80,6 +83,7 @@ class Trainer:
             self.learner,
             self.parts.chat,
             config.engine.check,
+            requests=config.cluster.workers,
             seconds=config.rollout.episode_timeout,
             seed=config.seed,
         )
@@ -96,6 +100,7 @@ class Trainer:
         else:
             self.start = 0
             self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
+        self.done = self.start
         self.weights = Weights(self.learner.weights(), self.start)
         self.loggers.start(config.model_dump(mode="json"), self.folder.path, resume=resume)
 
@@ -108,7 +113,7 @@ class Trainer:
                 samples from another policy.
             EngineFailure: The engine cannot go on.
         """
-        with closing(self.learner.ranks):
+        with closing(self.parts), closing(self.learner.ranks):
             self._run()
             self.learner.save_policy(self.folder.model)
         self.parts.chat.tokenizer.save_pretrained(self.folder.model)
@@ -120,7 +125,6 @@ class Trainer:
         """The loop."""
         steps = self.config.train.steps
         with (
-            closing(self.parts),
             closing(self.loggers),
             self.display,
             SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
@@ -146,7 +150,7 @@ class Trainer:
                 figures["seconds/step"] = time.perf_counter() - began
                 self._log(step, figures, board)
                 self.display.step(step, figures)
-                done = step + 1
+                self.done = done = step + 1
                 if done % self.config.train.save_every == 0 or done == steps or stop():
                     self.state.save(done, self._ahead)
                 if stop():
@@ -264,8 +268,8 @@ class Trainer:
             self._evaluated = set()  # once is enough
 
     def _check_versions(self, step: int, trajectories: list[Trajectory]) -> None:
-        """Refuses what older weights sampled: one step older at most with ``train.overlap``, none without."""
-        right = range(max(0, step - int(self.config.train.overlap)), step + 1)
+        """Refuses what older weights sampled than ``train.overlap`` and ``cluster.max_staleness`` allow."""
+        right = range(max(0, step - self.config.max_staleness), step + 1)
         for trajectory in trajectories:
             for turn in trajectory.steps:
                 if turn.version not in right:
@@ -306,12 +310,30 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> P
     """
     ranks.begin()
     if ranks.first():
-        return Trainer(config, resume=resume, overwrite=overwrite).train()
+        return _train(config, resume=resume, overwrite=overwrite)
     for asked in (signal.SIGINT, signal.SIGTERM):
         signal.signal(asked, signal.SIG_IGN)  # the first one finishes what it does and sends the others home
     torch.manual_seed(config.seed)
     ranks.follow(make_learner(config, load_model(config.model)))
     return RunFolder(config.run).path
+
+
+def _train(config: Config, *, resume: bool, overwrite: bool) -> Path:
+    """Trains; goes on from the last checkpoint where a process of the learner was lost."""
+    lost = 0
+    while True:
+        trainer = Trainer(config, resume=resume, overwrite=overwrite)
+        try:
+            return trainer.train()
+        except ranks.RankLost as error:
+            lost = lost + 1 if trainer.done == trainer.start else 1
+            if lost > config.cluster.restarts:
+                raise EngineFailure(
+                    f"{error}, {lost} times without a step between (cluster.restarts). Checkpoints are intact: go on "
+                    f"with `grpo-agents train --resume {config.run}`"
+                ) from error
+            trainer.display.say(f"{error} after step {trainer.done}; the learner goes on from the last checkpoint")
+            resume = True
 
 
 def resume(folder: str | Path) -> Path:

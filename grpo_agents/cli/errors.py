@@ -25,6 +25,7 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "peft", "datasets", "tensorboard", "matplotlib"), "train"),
     **dict.fromkeys(("openai", "httpx2", "anyio"), "hosted"),
     **dict.fromkeys(("mcp", "jsonschema"), "mcp"),
+    **dict.fromkeys(("ray", "psutil"), "ray"),
     "bm25s": "retrieval",
 }
 _PACKAGE = Path(__file__).parents[1]

@@ -22,6 +22,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 PATIENCE = timedelta(days=7)
 """How long ranks wait for the first one, which samples in the meantime."""
 
+
+class RankLost(RuntimeError):
+    """A process that held a share of the learner is gone: what it held is in the last checkpoint."""
+
+
 T = TypeVar("T")
 Given = ParamSpec("Given")
 
@@ -140,6 +145,18 @@ def begin() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     atexit.register(torch.distributed.destroy_process_group)
+
+
+def join(rank: int, size: int, meet: tuple[str, int]) -> None:
+    """Joins processes that nobody's torchrun started.
+
+    Args:
+        rank: Which of them this is.
+        size: How many there are.
+        meet: Address and port of the first one.
+    """
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, f"tcp://{meet[0]}:{meet[1]}", rank=rank, world_size=size)
 
 
 def alone() -> bool:

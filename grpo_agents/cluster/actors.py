@@ -1,0 +1,141 @@
+"""What runs in Ray's processes: a rollout worker, or a rank of the learner. Importing this imports no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grpo_agents.cluster.versions import check_versions
+from grpo_agents.config import Config, make_config
+from grpo_agents.engines import Completion, Request, Sampling
+from grpo_agents.rollout import Order
+from grpo_agents.trajectory import Group, Task  # noqa: F401  what crosses the wire
+
+
+def enter(folder: str, versions: dict[str, str]) -> None:
+    """Goes to where the driver was started, so that paths mean the same.
+
+    Raises:
+        ValueError: There is no such folder on this machine, or other code than the driver's.
+    """
+    check_versions(versions)
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"{socket.gethostname()} has no folder {folder}, in which the run was started: put the project where every "
+            "machine of the cluster sees it by the same path"
+        )
+    os.chdir(folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # Ray's memory is shared
+
+
+class WorkerActor:
+    """A :class:`~grpo_agents.cluster.worker.Worker` behind Ray."""
+
+    async def start(self, config: dict[str, Any], folder: str, versions: dict[str, str]) -> int:
+        """Loads engine and environments; gives the most tokens that the engine takes.
+
+        Raises:
+            ValueError: Something of the config does not exist or does not fit here.
+        """
+
+        def work() -> None:
+            enter(folder, versions)
+            from grpo_agents.cluster.worker import Worker
+
+            self._worker = Worker(local(make_config(config)))
+
+        await asyncio.to_thread(work)
+        return self._worker.context_length
+
+    async def play(self, venue: Any, order: Order) -> Group:
+        """Plays a group beside the others, and scores it."""
+        return await asyncio.wrap_future(self._worker.play(venue, order))
+
+    async def update_weights(self, named: dict[str, np.ndarray], version: int) -> None:
+        """Takes over weights as soon as the turns under way are done."""
+        await asyncio.wrap_future(self._worker.update_weights(named, version))
+
+    async def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Samples a probe."""
+        return await asyncio.wrap_future(self._worker.complete(requests, sampling))
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-probabilities."""
+        return await asyncio.wrap_future(self._worker.score(sequences))
+
+    async def pulse(self) -> Any:
+        """A sign of life."""
+        return self._worker.pulse()
+
+    async def close(self) -> None:
+        """Ends what it started."""
+        await asyncio.to_thread(self._worker.close)
+
+
+class RankActor:
+    """One of the processes that share a learner."""
+
+    def place(self) -> tuple[str, int]:
+        """The address of this machine, and a free port of it: where the ranks meet."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def start(
+        self, config: dict[str, Any], folder: str, versions: dict[str, str], rank: int, meet: tuple[str, int]
+    ) -> dict[str, Any]:
+        """Loads the learner; gives what the driver wants to know of it.
+
+        Raises:
+            ValueError: Something of the config does not exist or does not fit here.
+        """
+        enter(folder, versions)
+        import torch
+
+        from grpo_agents.learner import ranks
+        from grpo_agents.learner.model import load_model
+        from grpo_agents.trainer import make_learner
+
+        made = local(make_config(config))
+        size = config["cluster"]["learner_ranks"]
+        if size > 1:
+            ranks.join(rank, size, meet)
+        torch.manual_seed(made.seed)
+        self._learner = make_learner(made, load_model(made.model))
+        return {name: getattr(self._learner, name) for name in ("why_padded", "dtype", "temperature", "counts")}
+
+    def call(self, name: str, *args: Any, **settings: Any) -> tuple[Any, dict[str, Any]]:
+        """What a method of the learner gives, and the learner's counts after it; the first rank's work."""
+        given = getattr(self._learner, name)(*args, **settings)
+        return given, self._learner.counts
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The policy's parameters by name, in main memory."""
+        return {name: tensor.float().cpu().numpy() for name, tensor in self._learner.weights().items()}
+
+    def follow(self) -> None:
+        """Makes the calls that the first rank makes, until that sends it home; the others' work."""
+        from grpo_agents.learner import ranks
+
+        ranks.follow(self._learner)
+
+    def close(self) -> None:
+        """Sends the other ranks home."""
+        self._learner.ranks.close()
+
+
+def local(config: Config) -> Config:
+    """The config of one process of a run."""
+    return config.model_copy(update={"cluster": type(config.cluster)()})

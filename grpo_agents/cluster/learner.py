@@ -1,0 +1,107 @@
+"""The learner on a cluster: its ranks are actors, and the trainer calls it as it calls its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from grpo_agents.cluster.engine import StoredTensors
+from grpo_agents.learner.batch import Batch, Row
+from grpo_agents.learner.ranks import RankLost
+
+
+class RemoteLearner:
+    """A :class:`~grpo_agents.learner.learner.Learner` in other processes.
+
+    Files are written there, where this process must find them by the same path.
+
+    Args:
+        actors: One a rank.
+        begin: What each is started with.
+
+    Raises:
+        ValueError: Something of the config does not exist or does not fit where a rank is.
+        RankLost: A process ended.
+    """
+
+    def __init__(self, actors: Sequence[Any], begin: tuple[Any, ...]):
+        self._actors = actors
+        self._others: list[Any] = []
+        meet = self._wait(actors[0].place.remote())
+        started = [actor.start.remote(*begin, rank, meet) for rank, actor in enumerate(actors)]
+        self._others = started[1:]
+        facts = self._wait(started[0])
+        for other in started[1:]:
+            self._others = [one for one in started[1:] if one is not other]
+            self._wait(other)
+        self._others = [actor.follow.remote() for actor in actors[1:]]
+        self.why_padded: str = facts["why_padded"]
+        self.dtype: str = facts["dtype"]
+        self.temperature: float = facts["temperature"]
+        self.counts: dict[str, Any] = facts["counts"]
+
+    @property
+    def ranks(self) -> RemoteLearner:
+        """What holds its processes."""
+        return self
+
+    def learn(self, batch: Batch, *, version: int, progress: float, seed: int = 0) -> dict[str, float]:
+        """All updates on a batch; see :meth:`~grpo_agents.learner.learner.Learner.learn`."""
+        return self._call("learn", ray.put(batch), version=version, progress=progress, seed=seed)
+
+    def score(self, rows: Sequence[Row]) -> list[tuple[Row, np.ndarray]]:
+        """Log π of each row's trained tokens under the policy, (trained,), in no order."""
+        return self._call("score", rows)
+
+    def weights(self) -> StoredTensors:
+        """The policy's parameters by name, copies that stay in Ray's object store."""
+        reference = self._actors[0].weights.remote()
+        self._wait(reference, fetch=False)
+        return StoredTensors(reference)
+
+    def save_policy(self, folder: Path) -> None:
+        """Writes the policy's weights for ``from_pretrained``."""
+        self._call("save_policy", Path(folder).absolute())
+
+    def save(self, folder: Path) -> None:
+        """Writes what moves into a checkpoint's folder."""
+        self._call("save", Path(folder).absolute())
+        if not any(Path(folder).iterdir()):
+            raise OSError(
+                f"the learner's process wrote a checkpoint to {folder} on its own machine, and it is not here. Put the "
+                "run folder where every machine of the cluster sees it by the same path"
+            )
+
+    def restore(self, folder: Path, counts: Mapping[str, Any]) -> None:
+        """Brings back what was saved."""
+        self._call("restore", Path(folder).absolute(), counts)
+
+    def close(self) -> None:
+        """Ends its processes."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _call(self, name: str, *args: Any, **settings: Any) -> Any:
+        found, self.counts = self._wait(self._actors[0].call.remote(name, *args, **settings))
+        return found
+
+    def _wait(self, answer: Any, *, fetch: bool = True) -> Any:
+        """What the first rank answers; as it computes with the others, it would wait for ever for one that is gone."""
+        try:
+            while True:
+                done, _ = ray.wait([answer, *self._others], num_returns=1, fetch_local=False)
+                for other in done:
+                    if other is not answer:
+                        ray.get(other)  # raises what ended it
+                        raise RankLost("a process of the learner went home too early")
+                if answer in done:
+                    return ray.get(answer) if fetch else None
+        except RayActorError as error:
+            raise RankLost("a process of the learner died") from error
+        except RayTaskError as error:
+            raise error.cause from None

@@ -1,0 +1,347 @@
+"""The rollout workers of a run: each group is played by one of them, whatever happens to them.
+
+One thread owns all that is written here. What others ask for and what Ray answers comes to it as something to do, in
+order. A worker that dies, is silent for too long or has too much memory is replaced, and what it was playing is played
+again elsewhere: the same groups, as their seeds are the same.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from grpo_agents.cluster.scheduler import Scheduler
+from grpo_agents.cluster.settings import ClusterConfig
+from grpo_agents.cluster.worker import Pulse, Venue
+from grpo_agents.engines import EngineFailure
+from grpo_agents.rollout import Order
+from grpo_agents.trajectory import Group
+
+TICK_SECONDS = 0.5
+"""How often workers are looked after while nothing happens."""
+
+PULSE_SECONDS = 2.0
+"""How often a worker is asked for a sign of life."""
+
+LOAD_SECONDS = 1800.0
+"""So long may a worker take to load its model."""
+
+
+@dataclass(eq=False)
+class _Group:
+    """A group that somebody waits for."""
+
+    venue: Venue
+    order: Order
+    promised: Future[Group]
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A worker's actor; one that replaces another has the same number."""
+
+    number: int
+    actor: Any
+    started: float
+    up: bool = False
+    asked: float | None = None  # for a sign of life, of time.monotonic
+    heard: float = 0.0
+    retiring: bool = False
+
+
+@dataclass(eq=False)
+class _Update:
+    """New weights, and who has not taken them yet."""
+
+    weights: Any
+    version: int
+    done: Future[None]
+    missing: set[_Worker] = field(default_factory=set)
+
+
+class Pool:
+    """Rollout workers as actors of Ray.
+
+    Args:
+        make: Makes the actor of a number.
+        begin: What an actor is started with.
+        settings: How many there are, and when they are replaced.
+        at_once: Groups that each plays at once.
+        patience: Seconds without a sign of life after which a worker counts as lost.
+        say: Told of every replacement, and what the workers' engines say.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Any],
+        begin: tuple[Any, ...],
+        settings: ClusterConfig,
+        *,
+        at_once: int,
+        patience: float,
+        say: Callable[[str], None],
+    ):
+        self._make = make
+        self._begin = begin
+        self._settings = settings
+        self._patience = patience
+        self._say = say
+        self._scheduler: Scheduler[_Worker, _Group] = Scheduler(at_once)
+        self._workers: dict[int, _Worker] = {}
+        self._losses = dict.fromkeys(range(settings.workers), 0)  # in a row, without a group
+        self._update: _Update | None = None
+        self._replaced = self._requeued = 0
+        self._failure: Exception | None = None
+        self._later: list[Callable[[], None]] = []  # once a worker is up
+        self._promises: set[Future[Any]] = set()
+        self._context: Future[int] = self._promise()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        for number in range(settings.workers):
+            self._inbox.put(partial(self._start, number))
+        self._thread = threading.Thread(target=self._run, daemon=True, name="grpo-agents-pool")
+        self._thread.start()
+
+    def context_length(self) -> int:
+        """The most tokens that every worker's engine takes; waits until all of them are up.
+
+        Raises:
+            ValueError: Something of the config does not exist or does not fit where a worker is.
+            EngineFailure: Workers were lost too often.
+        """
+        return self._context.result()
+
+    def play(self, step: int, venue: Venue, orders: Sequence[Order]) -> list[Future[Group]]:
+        """Has groups played; those of earlier steps begin first."""
+        promised = [_Group(venue, order, self._promise()) for order in orders]
+        self._inbox.put(partial(self._admit, step, promised))
+        return [group.promised for group in promised]
+
+    def update_weights(self, weights: Any, version: int) -> Future[None]:
+        """Has every worker take over weights; done when all that are there have.
+
+        Args:
+            weights: A reference to arrays by name.
+            version: What they are.
+        """
+        update = _Update(weights, version, self._promise())
+        self._inbox.put(partial(self._tell, update))
+        return update.done
+
+    def ask(self, number: int, method: str, *arguments: Any) -> Future[Any]:
+        """Has one of the workers do something; where it is lost meanwhile, its successor does it."""
+        promised: Future[Any] = self._promise()
+        self._inbox.put(partial(self._ask, number, method, arguments, promised))
+        return promised
+
+    def figures(self) -> dict[str, float]:
+        """What happened to workers since this was asked last; nothing where nothing did."""
+        counts = {"cluster/workers_replaced": self._replaced, "cluster/groups_requeued": self._requeued}
+        self._replaced = self._requeued = 0
+        return {name: float(count) for name, count in counts.items() if count}
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._inbox.put(None)
+        self._thread.join()
+        for worker in self._workers.values():
+            with suppress(Exception):  # one that is gone need not be ended
+                ray.get(worker.actor.close.remote(), timeout=PULSE_SECONDS) if worker.up else None
+            ray.kill(worker.actor)
+
+    # In its thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with suppress(queue.Empty):
+                    if (work := self._inbox.get(timeout=TICK_SECONDS)) is None:
+                        return
+                    work()
+                self._look_after()
+                for worker, group in self._scheduler.assign():
+                    done = partial(self._played, worker, group)
+                    self._call(worker.actor.play.remote(group.venue, group.order), done)
+            except Exception as error:  # of what no worker can do anything about
+                self._fail(error)
+
+    def _call(self, answer: Any, then: Callable[[Future[Any]], None]) -> None:
+        """Goes on when Ray has an answer."""
+        answer.future().add_done_callback(lambda done: self._inbox.put(partial(then, done)))
+
+    def _promise(self) -> Future[Any]:
+        """Something that somebody will wait for; it ends when the pool fails, too."""
+        promised: Future[Any] = Future()
+        if self._failure is not None:
+            promised.set_exception(self._failure)
+        else:
+            self._promises.add(promised)
+            promised.add_done_callback(self._promises.discard)
+        return promised
+
+    def _fail(self, error: Exception) -> None:
+        """Nobody can go on: whoever waits is told."""
+        self._failure = self._failure or error
+        for promised in list(self._promises):
+            if not promised.done():
+                promised.set_exception(error)
+
+    def _start(self, number: int) -> None:
+        worker = _Worker(number, self._make(number), time.monotonic())
+        self._workers[number] = worker
+        self._call(worker.actor.start.remote(*self._begin), partial(self._loaded, worker))
+
+    def _loaded(self, worker: _Worker, done: Future[int]) -> None:
+        """A worker is up, but for the weights."""
+        if (length := self._answer(worker, done)) is None:
+            return
+        worker.heard, worker.up = time.monotonic(), True
+        for work in self._later:
+            self._inbox.put(work)
+        self._later.clear()
+        if self._update is not None:
+            self._hand_over(worker, self._update)
+        else:
+            self._scheduler.join(worker)
+        if all(one.up for one in self._workers.values()) and not self._context.done():
+            self._context.set_result(length)
+
+    def _admit(self, step: int, groups: Sequence[_Group]) -> None:
+        for group in groups:
+            self._scheduler.add(step, group)
+
+    def _tell(self, update: _Update) -> None:
+        self._update = update
+        for worker in self._workers.values():
+            if worker.up:
+                self._hand_over(worker, update)
+
+    def _hand_over(self, worker: _Worker, update: _Update) -> None:
+        update.missing.add(worker)
+        told = worker.actor.update_weights.remote(update.weights, update.version)
+        self._call(told, partial(self._taken, worker, update))
+
+    def _taken(self, worker: _Worker, update: _Update, done: Future[None]) -> None:
+        """A worker has the new weights."""
+        if self._answer(worker, done, default=True) is None:
+            return
+        if self._workers[worker.number] is worker and not self._scheduler.knows(worker):
+            self._scheduler.join(worker)
+        self._settle(update, worker)
+
+    def _settle(self, update: _Update, worker: _Worker) -> None:
+        """A worker has the weights, or is gone."""
+        update.missing.discard(worker)
+        if not update.missing and not update.done.done() and any(one.up for one in self._workers.values()):
+            update.done.set_result(None)
+
+    def _played(self, worker: _Worker, group: _Group, done: Future[Group]) -> None:
+        if self._workers[worker.number] is not worker:
+            return  # it was lost, and the group is played elsewhere
+        played = self._answer(worker, done)
+        if played is not None:
+            self._losses[worker.number] = 0
+            self._scheduler.done(worker, group)
+            if not group.promised.done():
+                group.promised.set_result(played)
+
+    def _ask(self, number: int, method: str, arguments: tuple[Any, ...], promised: Future[Any]) -> None:
+        worker = self._workers[number]
+        if not worker.up:
+            self._later.append(partial(self._ask, number, method, arguments, promised))
+            return
+
+        def answered(done: Future[Any]) -> None:
+            found = self._answer(worker, done)
+            if found is not None:
+                promised.set_result(found)
+            elif self._failure is None:
+                self._ask(number, method, arguments, promised)
+
+        self._call(getattr(worker.actor, method).remote(*arguments), answered)
+
+    def _answer(self, worker: _Worker, done: Future[Any], default: Any = None) -> Any:
+        """What a worker answered; None where it did not. One that is lost is replaced; any other error ends the run."""
+        try:
+            found = done.result()
+        except RayActorError as error:
+            self._lose(worker, _cause_of(error))
+        except RayTaskError as error:
+            if isinstance(error.cause, EngineFailure):
+                self._lose(worker, f"says: {error.cause}")
+            else:
+                self._fail(error.cause if isinstance(error.cause, Exception) else error)
+        else:
+            return default if found is None else found
+        return None
+
+    def _lose(self, worker: _Worker, why: str) -> None:
+        """Replaces a worker, unless its like were lost too often."""
+        if self._workers[worker.number] is not worker or self._failure is not None:
+            return
+        self._losses[worker.number] += 1
+        if self._losses[worker.number] > self._settings.restarts:
+            self._fail(
+                EngineFailure(
+                    f"rollout worker {worker.number} was replaced {self._settings.restarts} times without a group "
+                    f"between (cluster.restarts); lastly it {why}"
+                )
+            )
+        else:
+            self._replace(worker, why)
+
+    def _replace(self, worker: _Worker, why: str) -> None:
+        """Another one in its place; what it was playing is played by who has room."""
+        ray.kill(worker.actor)
+        lost = self._scheduler.leave(worker)
+        self._requeued += len(lost)
+        self._replaced += 1
+        again = f"; {len(lost)} groups are played again" if lost else ""
+        self._say(f"rollout worker {worker.number} {why}. It is replaced{again}")
+        self._start(worker.number)
+        if self._update is not None:
+            self._settle(self._update, worker)
+
+    def _look_after(self) -> None:
+        """Asks workers for a sign of life, and gives up those that gave none."""
+        now = time.monotonic()
+        for worker in list(self._workers.values()):
+            if not worker.up:
+                if now - worker.started > LOAD_SECONDS:
+                    self._lose(worker, f"did not load its model within {LOAD_SECONDS:g} s")
+            elif worker.asked is None:
+                if now - worker.heard > PULSE_SECONDS:
+                    worker.asked = now
+                    self._call(worker.actor.pulse.remote(), partial(self._heard, worker))
+            elif now - worker.asked > self._patience:
+                self._lose(worker, f"gave no sign of life for {self._patience:g} s (engine.patience)")
+            if worker.retiring and not self._scheduler.load(worker):
+                self._replace(worker, "had more memory than cluster.worker_memory_gib")
+
+    def _heard(self, worker: _Worker, done: Future[Pulse]) -> None:
+        pulse = self._answer(worker, done)
+        if pulse is None:
+            return
+        worker.asked, worker.heard = None, time.monotonic()
+        for line in pulse.said:
+            self._say(f"rollout worker {worker.number}: {line}")
+        most = self._settings.worker_memory_gib
+        if most is not None and pulse.memory > most * 2**30 and not worker.retiring:
+            worker.retiring = True
+            self._scheduler.retire(worker)
+
+
+def _cause_of(error: RayActorError) -> str:
+    """What became of a worker, in a few words."""
+    if isinstance(error, OutOfMemoryError):
+        return "was ended by Ray, as its machine ran out of memory"
+    return "died"

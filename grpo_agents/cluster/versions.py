@@ -1,0 +1,47 @@
+"""Whether the processes of a run have the same code: what they send each other has no other contract."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import socket
+from importlib import metadata
+from pathlib import Path
+
+import grpo_agents
+
+PACKAGES = ("torch", "transformers", "numpy", "ray")
+"""What has to be the same beside Python and this package."""
+
+
+def versions() -> dict[str, str]:
+    """What this process runs."""
+    found = {"python": platform.python_version(), "grpo-agents": metadata.version("grpo-agents") + f" ({_digest()})"}
+    return found | {name: metadata.version(name) for name in PACKAGES}
+
+
+def check_versions(drivers: dict[str, str]) -> None:
+    """Refuses a process with other code than the driver's.
+
+    Raises:
+        ValueError: Names the machine, and what differs.
+    """
+    own = versions()
+    other = [
+        f"{name} {own.get(name)} and not {version}" for name, version in drivers.items() if own.get(name) != version
+    ]
+    if other:
+        raise ValueError(
+            f"{socket.gethostname()} has {', '.join(other)}, which the driver has. Install the same versions on every "
+            "machine of the cluster"
+        )
+
+
+def _digest() -> str:
+    """Of this package's code."""
+    root = Path(grpo_agents.__file__).parent
+    files = [file for folder in (root, root / "envs", root / "rewards") for file in folder.rglob("*.py")]
+    together = hashlib.sha256()
+    for file in sorted(set(files)):
+        together.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return together.hexdigest()[:8]
