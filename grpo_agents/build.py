@@ -28,6 +28,7 @@ from grpo_agents.scoring import Scoring, check_maxima
 from grpo_agents.sources import (
     WRITTEN,
     DemonstrationSource,
+    Figures,
     FrozenSource,
     PairSource,
     PolicySource,
@@ -285,7 +286,11 @@ def make_source(parts: Parts, method: Method, trajectories: Path, progress: Call
         resample=resample,
         steps=config.train.steps,
     )
-    watch = PseudoLabels(parts.vector, parts.watched, rollout.judge)
+    labels, cluster = PseudoLabels(parts.vector, parts.watched, rollout.judge), parts.cluster
+
+    def watch(groups: Sequence[Group]) -> Figures:
+        return labels(groups) | ({} if cluster is None else cluster.pool.figures())
+
     policy = PolicySource(
         rollout,
         curriculum,
@@ -293,7 +298,7 @@ def make_source(parts: Parts, method: Method, trajectories: Path, progress: Call
         size,
         seed,
         resample=resample,
-        ahead=config.cluster.max_staleness if kind == "policy" and parts.cluster is not None else 0,
+        ahead=config.cluster.max_staleness if kind == "policy" and cluster is not None else 0,
         steps=config.train.steps,
         progress=progress,
         watch=watch,

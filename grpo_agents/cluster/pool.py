@@ -205,15 +205,19 @@ class Pool:
         if (length := self._answer(worker, done)) is None:
             return
         worker.heard, worker.up = time.monotonic(), True
-        for work in self._later:
-            self._inbox.put(work)
-        self._later.clear()
         if self._update is not None:
             self._hand_over(worker, self._update)
         else:
-            self._scheduler.join(worker)
+            self._join(worker)
         if all(one.up for one in self._workers.values()) and not self._context.done():
             self._context.set_result(length)
+
+    def _join(self, worker: _Worker) -> None:
+        """A worker has the weights of now, and may be asked for what they give."""
+        self._scheduler.join(worker)
+        for work in self._later:
+            self._inbox.put(work)
+        self._later.clear()
 
     def _admit(self, step: int, groups: Sequence[_Group]) -> None:
         for group in groups:
@@ -235,13 +239,13 @@ class Pool:
         if self._answer(worker, done, default=True) is None:
             return
         if self._workers[worker.number] is worker and not self._scheduler.knows(worker):
-            self._scheduler.join(worker)
+            self._join(worker)
         self._settle(update, worker)
 
     def _settle(self, update: _Update, worker: _Worker) -> None:
         """A worker has the weights, or is gone."""
         update.missing.discard(worker)
-        if not update.missing and not update.done.done() and any(one.up for one in self._workers.values()):
+        if not update.missing and not update.done.done() and any(map(self._scheduler.knows, self._workers.values())):
             update.done.set_result(None)
 
     def _played(self, worker: _Worker, group: _Group, done: Future[Group]) -> None:
@@ -256,7 +260,7 @@ class Pool:
 
     def _ask(self, number: int, method: str, arguments: tuple[Any, ...], promised: Future[Any]) -> None:
         worker = self._workers[number]
-        if not worker.up:
+        if not self._scheduler.knows(worker):
             self._later.append(partial(self._ask, number, method, arguments, promised))
             return
 

@@ -14,11 +14,14 @@ def compare(own: np.ndarray, sampler: np.ndarray, staleness: np.ndarray) -> dict
         staleness: By how many versions the weights that sampled it were older than the learner's, (tokens,).
 
     Returns:
-        ``staleness/mean`` and ``staleness/max``. Over the tokens that equal weights sampled, where there are any,
+        ``staleness/mean`` and ``staleness/max``; where some are older, also ``staleness/share_0``, ``_1`` …, the
+        shares of tokens by staleness. Over the tokens that equal weights sampled, where there are any,
         ``mismatch/mean`` and ``mismatch/max``: how far log π is from log q; and two estimates of KL(q‖π):
         ``mismatch/kl``, the mean of log q − log π, and ``mismatch/k3``, that of π/q − log(π/q) − 1.
     """
     figures = {"staleness/mean": float(staleness.mean()), "staleness/max": float(staleness.max())}
+    if staleness.any():
+        figures |= {f"staleness/share_{age}": float((staleness == age).mean()) for age in np.unique(staleness)}
     equal = staleness == 0  # (tokens,)
     if equal.any():
         difference = own[equal].astype(np.float64) - sampler[equal]  # log(π/q), (tokens at equal weights,)

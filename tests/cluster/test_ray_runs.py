@@ -1,0 +1,124 @@
+"""Whole runs on a Ray cluster of this machine: the same trajectories and updates, whatever becomes of processes."""
+
+import os
+import signal
+
+import psutil
+import pytest
+import ray
+from safetensors.torch import load_file
+
+from grpo_agents import store
+from grpo_agents.run_folder import RunFolder
+from grpo_agents.trainer import train
+from runs import grpo, rows_of
+
+RAY = {
+    "cluster.kind": "ray",
+    "cluster.workers": 2,
+    "model.threads": 1,
+    "engine.max_rows": 6,  # two groups at once at a worker
+}
+AHEAD = {
+    **RAY,
+    "cluster.max_staleness": 2,
+    "method.tis": 2.0,
+    "learner.old_logprobs": "recompute",
+    "train.steps": 6,
+    "eval.every": 3,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """A Ray cluster of one machine, for all runs here."""
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def tokens_of(folder):
+    return {
+        file.name: [[sample.ids.tolist() for sample in trajectory.samples] for trajectory in store.read(file)]
+        for file in sorted((folder / "trajectories").glob("*.parquet"))
+    }
+
+
+def actors():
+    """The processes of actors, by class."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        name = " ".join(process.info["cmdline"] or ())
+        for kind in ("WorkerActor", "RankActor"):
+            if name.startswith(f"ray::{kind}"):
+                found.setdefault(kind, []).append(process)
+    return found
+
+
+def kill_one(monkeypatch, kind, when):
+    """Kills an actor of a kind as soon as the figures of a step are written."""
+    log, killed = RunFolder.log, []
+
+    def log_and_kill(self, row):
+        log(self, row)
+        if row["step"] == when and "lr" in row and not killed:
+            victim = min(actors()[kind], key=lambda process: process.pid)
+            killed.append(victim.pid)
+            os.kill(victim.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(RunFolder, "log", log_and_kill)
+    return killed
+
+
+@pytest.fixture(scope="module")
+def alone(warm, tmp_path_factory):
+    """A run in this process, which samples as workers do: its batches are of other sizes."""
+    return train(grpo(tmp_path_factory.mktemp("alone") / "run", warm, **{"model.threads": 1}))
+
+
+def test_a_run_on_workers_is_the_local_one(alone, warm, tmp_path):
+    """The same tokens; log-probabilities and what follows from them up to rounding, as batches are others."""
+    run = train(grpo(tmp_path / "run", warm, **RAY))
+    assert tokens_of(run) == tokens_of(alone)
+    assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
+    for mine, theirs in zip(rows_of(alone), rows_of(run), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-4)
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (alone, run))
+    assert all(((other[name] - value).abs() > 1e-4).float().mean() < 1e-2 for name, value in one.items())
+    assert not actors()
+
+
+def test_workers_run_ahead_as_far_as_they_may_and_a_lost_one_costs_nothing(warm, tmp_path, monkeypatch, capfd):
+    killed = kill_one(monkeypatch, "WorkerActor", 2)
+    run = train(grpo(tmp_path / "run", warm, **AHEAD))
+    assert killed
+    rows = [row for row in rows_of(run) if "lr" in row]
+    assert [row["step"] for row in rows] == list(range(6))
+    assert all(row["staleness/max"] <= 2 for row in rows)
+    assert any(row["staleness/max"] > 0 for row in rows)
+    shares = [sum(value for key, value in row.items() if key.startswith("staleness/share_")) for row in rows]
+    assert all(share == pytest.approx(1) for share, row in zip(shares, rows, strict=True) if row["staleness/max"])
+    for step in range(6):
+        played = list(store.read(run / "trajectories" / f"train-{step:06d}.parquet"))
+        assert len({trajectory.id for trajectory in played}) == len(played) == 9
+        assert {turn.version for one in played for turn in one.steps} <= set(range(max(0, step - 2), step + 1))
+    evaluations = [store.read(run / "trajectories" / f"eval-{step:06d}.parquet") for step in (0, 3, 6)]
+    assert [{turn.version for one in some for turn in one.steps} for some in evaluations] == [{0}, {3}, {6}]
+    said = capfd.readouterr().err
+    assert (
+        said.count("rollout worker 0 died. It is replaced") + said.count("rollout worker 1 died. It is replaced") == 1
+    )
+    assert sum(row.get("cluster/workers_replaced", 0) for row in rows_of(run)) == 1
+    assert not actors()
+
+
+def test_a_learner_that_dies_goes_on_from_the_last_checkpoint(alone, warm, tmp_path, monkeypatch, capfd):
+    killed = kill_one(monkeypatch, "RankActor", 2)
+    run = train(grpo(tmp_path / "run", warm, **RAY))
+    assert killed
+    assert "a process of the learner died after step 3; the learner goes on from the last checkpoint" in (
+        capfd.readouterr().err
+    )
+    assert tokens_of(run) == tokens_of(alone)
+    assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
