@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -336,11 +336,15 @@ def _train(config: Config, *, resume: bool, overwrite: bool) -> Path:
             resume = True
 
 
-def resume(folder: str | Path) -> Path:
+def resume(folder: str | Path, overrides: Sequence[str] = ()) -> Path:
     """Goes on with a run that was stopped or killed; gives the run folder.
+
+    Args:
+        folder: The run's.
+        overrides: Where it computes from now on, as ``cluster.address=…``.
 
     Raises:
         FileNotFoundError: The folder holds no run.
     """
-    config = load_config(RunFolder(folder).config)
+    config = load_config(RunFolder(folder).config, overrides)
     return train(config.model_copy(update={"run": str(folder)}), resume=True)

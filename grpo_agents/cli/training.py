@@ -30,10 +30,12 @@ def train(
     """
     if (config is None) == (resume is None):
         raise ValueError("name a config to train, or a run to go on with: --resume RUN")
-    if resume is not None and (set_ or overwrite):
+    elsewhere = all(override.startswith("cluster.") for override in set_ or ())
+    if resume is not None and (overwrite or not elsewhere):
         raise ValueError(
-            "a run goes on as it began: --set and --overwrite do not go with --resume. To train longer, raise "
-            f"train.steps in {resume / 'config.toml'} and resume; a learning-rate schedule then spans all of them"
+            "a run goes on as it began: --overwrite, and --set but for [cluster], do not go with --resume. To train "
+            f"longer, raise train.steps in {resume / 'config.toml'} and resume; a learning-rate schedule then spans "
+            "all of them"
         )
     _hush()
     from grpo_agents import trainer
@@ -53,7 +55,7 @@ def train(
     else:
         assert resume is not None
         folder = RunFolder(resume)
-        go = partial(trainer.resume, resume)
+        go = partial(trainer.resume, resume, set_ or ())
     try:
         go()
     except KeyboardInterrupt as stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from grpo_agents.cluster.pool import Pool
 from grpo_agents.cluster.rollout import ClusterRollout
 from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.versions import versions
+from grpo_agents.cluster.witness import Witness
 
 if TYPE_CHECKING:
     from grpo_agents.config import Config
@@ -51,6 +53,12 @@ class Cluster:
     def __init__(self, config: Config, *, learning: bool, say: Callable[[str], None]):
         self.config = config
         settings = config.cluster
+        self._witness = Witness(
+            "the run ended at once: Ray's head node is gone (`ray status`), or the process was killed. Checkpoints are "
+            f"intact: go on with `grpo-agents train --resume {config.run}`; another cluster's address goes with it as "
+            "--set cluster.address=…"
+        )
+        atexit.register(self._witness.dismiss)
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(settings)
@@ -91,6 +99,8 @@ class Cluster:
         remove_placement_group(self._group)
         if self._ours:
             ray.shutdown()
+        self._witness.dismiss()
+        atexit.unregister(self._witness.dismiss)
 
     def _make_worker(self, number: int) -> Any:
         return self._make(WorkerActor, self._ranks + number)
