@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import math
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ from grpo_agents.cluster.witness import Witness
 if TYPE_CHECKING:
     from grpo_agents.config import Config
     from grpo_agents.rollout import Rollout
+
+CONNECT_SECONDS = 10.0
+"""So long may the head node take to answer."""
 
 PATIENCE = 60.0
 """Seconds to wait for machines that are there but in use."""
@@ -130,9 +134,13 @@ def _connect(settings: ClusterConfig) -> None:
     if settings.address == "local":
         ray.init("local", include_dashboard=False, **quiet)
         return
+    address = os.environ.get("RAY_ADDRESS", "auto") if settings.address == "auto" else settings.address
     try:
-        ray.init(settings.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        if ":" in address:  # Ray would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        ray.init(address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"cluster.address is {settings.address!r}, and no Ray cluster answers there ({reason}). Start one (`ray "
