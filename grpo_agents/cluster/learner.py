@@ -33,12 +33,12 @@ class RemoteLearner:
         self._actors = actors
         self._others: list[Any] = []
         meet = self._wait(actors[0].place.remote())
-        started = [actor.start.remote(*begin, rank, meet) for rank, actor in enumerate(actors)]
-        self._others = started[1:]
-        facts = self._wait(started[0])
-        for other in started[1:]:
-            self._others = [one for one in started[1:] if one is not other]
-            self._wait(other)
+        starting = [actor.start.remote(*begin, rank, meet) for rank, actor in enumerate(actors)]
+        first = starting[0]
+        while starting:  # whoever cannot start says so first: the others would wait for it
+            done, starting = ray.wait(starting)
+            self._wait(done[0])
+        facts = self._wait(first)
         self._others = [actor.follow.remote() for actor in actors[1:]]
         self.why_padded: str = facts["why_padded"]
         self.dtype: str = facts["dtype"]
