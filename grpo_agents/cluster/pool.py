@@ -33,6 +33,9 @@ TICK_SECONDS = 0.5
 PULSE_SECONDS = 2.0
 """How often a worker is asked for a sign of life."""
 
+PAUSE_SECONDS = 10.0
+"""So much longer is waited each time before one that was lost again is replaced: a lost machine takes time to miss."""
+
 LOAD_SECONDS = 1800.0
 """So long may a worker take to load its model."""
 
@@ -57,6 +60,7 @@ class _Worker:
     asked: float | None = None  # for a sign of life, of time.monotonic
     heard: float = 0.0
     retiring: bool = False
+    replaced: float | None = None  # when it is gone and another one is to be made, of time.monotonic
 
 
 @dataclass(eq=False)
@@ -238,7 +242,7 @@ class Pool:
         """A worker has the new weights."""
         if self._answer(worker, done, default=True) is None:
             return
-        if self._workers[worker.number] is worker and not self._scheduler.knows(worker):
+        if worker.up and not self._scheduler.knows(worker):
             self._join(worker)
         self._settle(update, worker)
 
@@ -249,7 +253,7 @@ class Pool:
             update.done.set_result(None)
 
     def _played(self, worker: _Worker, group: _Group, done: Future[Group]) -> None:
-        if self._workers[worker.number] is not worker:
+        if worker.replaced is not None:
             return  # it was lost, and the group is played elsewhere
         played = self._answer(worker, done)
         if played is not None:
@@ -290,7 +294,7 @@ class Pool:
 
     def _lose(self, worker: _Worker, why: str) -> None:
         """Replaces a worker, unless its like were lost too often."""
-        if self._workers[worker.number] is not worker or self._failure is not None:
+        if worker.replaced is not None or self._failure is not None:
             return
         self._losses[worker.number] += 1
         if self._losses[worker.number] > self._settings.restarts:
@@ -311,7 +315,7 @@ class Pool:
         self._replaced += 1
         again = f"; {len(lost)} groups are played again" if lost else ""
         self._say(f"rollout worker {worker.number} {why}. It is replaced{again}")
-        self._start(worker.number)
+        worker.up, worker.replaced = False, time.monotonic() + PAUSE_SECONDS * max(0, self._losses[worker.number] - 1)
         if self._update is not None:
             self._settle(self._update, worker)
 
@@ -319,7 +323,10 @@ class Pool:
         """Asks workers for a sign of life, and gives up those that gave none."""
         now = time.monotonic()
         for worker in list(self._workers.values()):
-            if not worker.up:
+            if worker.replaced is not None:
+                if now >= worker.replaced:
+                    self._start(worker.number)
+            elif not worker.up:
                 if now - worker.started > LOAD_SECONDS:
                     self._lose(worker, f"did not load its model within {LOAD_SECONDS:g} s")
             elif worker.asked is None:
@@ -328,7 +335,7 @@ class Pool:
                     self._call(worker.actor.pulse.remote(), partial(self._heard, worker))
             elif now - worker.asked > self._patience:
                 self._lose(worker, f"gave no sign of life for {self._patience:g} s (engine.patience)")
-            if worker.retiring and not self._scheduler.load(worker):
+            if worker.up and worker.retiring and not self._scheduler.load(worker):
                 self._replace(worker, "had more memory than cluster.worker_memory_gib")
 
     def _heard(self, worker: _Worker, done: Future[Pulse]) -> None:

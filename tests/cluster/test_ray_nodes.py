@@ -65,7 +65,7 @@ def test_a_lost_machine_is_replaced_by_another_and_two_ranks_learn_on(warm, tmp_
     rows = rows_of(run)
     assert [row["step"] for row in rows if "lr" in row] == [0, 1, 2]
     said = capfd.readouterr().err
-    assert said.count("It is replaced") == 2
+    assert said.count("It is replaced") >= 2
     assert "a process of the learner" not in said
 
 
