@@ -19,6 +19,9 @@ from grpo_agents.writing import naming
 
 MANIFEST = "manifest.json"
 
+LOADED = (".safetensors", ".parquet", ".npy")
+"""What is read of a checkpoint, whichever files of these kinds are there: all have to be of the manifest."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -104,7 +107,12 @@ def _damage(folder: Path) -> str | None:
         return f"{MANIFEST}: {error}"
     if not intact:
         return f"{MANIFEST} is not what was written"
+    loaded = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in LOADED}
+    if added := sorted(loaded - files.keys()):
+        return f"{added[0]} was not written with it"
     for name, checksum in files.items():
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            return f"{MANIFEST} names {name!r}, which is outside"
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _checksum(folder / name) != checksum:

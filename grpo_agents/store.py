@@ -192,7 +192,13 @@ def read_scoring(paths: str | Path | Iterable[str | Path]) -> Scoring | None:
             noted = (file.schema_arrow.metadata or {}).get(SCORING_KEY)
         if noted is None:
             continue
-        scoring = Scoring.from_dict(json.loads(noted))
+        try:
+            scoring = Scoring.from_dict(json.loads(noted))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: what it says about its scoring ({SCORING_KEY.decode()}) cannot be read: {error!r}. Take the "
+                "file as grpo-agents wrote it."
+            ) from error
         if found is not None and found[1].as_dict() != scoring.as_dict():
             raise ValueError(
                 f"{found[0]} and {path} were scored differently: their components, maxima or gates are not the same. "
