@@ -49,8 +49,8 @@ class Credentials:
 
 def credentials_in(url: str) -> list[str]:
     """What of an address may be secret: its user and password, and the values of its query."""
-    parts = urlsplit(url)
-    return [part for part in (parts.username, parts.password) if part] + [value for _, value in parse_qsl(parts.query)]
+    before = url.partition("//")[2].rpartition("@")[0]  # also of a password with a slash, which no parser finds
+    return [before, *before.partition(":"), *(value for _, value in parse_qsl(urlsplit(url).query))]
 
 
 def check_address(url: str, key: str) -> None:
@@ -63,8 +63,7 @@ def check_address(url: str, key: str) -> None:
     Raises:
         ValueError: It holds a user, a password or a query.
     """
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None or parts.query:
+    if {*"@?#"} & {*url}:
         raise ValueError(
             f"{key} holds a user, a password or a query, and configs are stored as they are: put the key into the "
             "environment variable that key_variable names, and leave it out of the address"

@@ -193,9 +193,7 @@ ESCAPES = (
 def test_a_chat_template_stays_in_its_sandbox(escape):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = escape
-    with pytest.raises(
-        ValueError, match=r"chat template of \S* ?refuses a question with its answer: .*(unsafe|undef)"
-    ):
+    with pytest.raises(ValueError, match=r"chat template of \S* ?refuses a question with its answer: .*(unsafe|undef)"):
         Chat(tokenizer).start([{"role": "user", "content": "a"}], ())
 
 
