@@ -19,6 +19,7 @@ from grpo_agents.credentials import Credentials, without_keys
 from grpo_agents.engines.child import ChildEngine
 from grpo_agents.engines.openai_client import Client
 from grpo_agents.engines.settings import ServerConfig
+from grpo_agents.loggers import Loggers
 from grpo_agents.tools import McpServer
 
 KEY = "sk-T0p+S3cr3t/0123456789~key"
@@ -237,6 +238,25 @@ def test_secrets_of_an_mcp_server_are_in_nothing_that_it_is_quoted_with(tmp_path
         with pytest.raises(ConnectionError, match=r"mcp\?api_key=\[hidden\]") as caught:
             server.tools()
     assert not holds_key("".join(traceback.format_exception(caught.value)))
+
+
+class RefusesItsKey:
+    """A logger whose service repeats the key."""
+
+    def log(self, step, figures):
+        raise ValueError(f"no user has the key {KEY}")
+
+    def close(self):
+        pass
+
+
+def test_a_logger_that_fails_is_quoted_without_the_key(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    said = []
+    loggers = Loggers([], said.append)
+    loggers._running = {"wandb": RefusesItsKey()}
+    loggers.log(0, {"loss": 1.0})
+    assert said[0].startswith("wandb failed, and the run goes on without it: ValueError: no user has the key [hidden].")
 
 
 class TellsItsEnvironment:
