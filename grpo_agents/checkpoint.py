@@ -6,7 +6,6 @@ manifest with a checksum of every file. The manifest is written last and the fol
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo_agents.writing import naming
+
 MANIFEST = "manifest.json"
+
+LOADED = (".safetensors", ".parquet", ".npy")
+"""What is read of a checkpoint, whichever files of these kinds are there: all have to be of the manifest."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,13 @@ def write(root: Path, step: int, state: dict[str, Any], fill: Callable[[Path], N
         keep: How many checkpoints to keep.
 
     Raises:
-        OSError: It could not be written (disk full …); the earlier ones are untouched.
+        NotWritten: It could not be written (disk full …); the earlier ones are untouched.
     """
+    with naming(root, f"checkpoint of step {step} not written"):
+        return _write(root, step, state, fill, keep)
+
+
+def _write(root: Path, step: int, state: dict[str, Any], fill: Callable[[Path], None], keep: int) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"step-{step:06d}"
     partial = root / f".partial-{step:06d}"
@@ -63,13 +72,9 @@ def write(root: Path, step: int, state: dict[str, Any], fill: Callable[[Path], N
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for file in [*(partial / name for name in files), partial / MANIFEST, *_folders(partial)]:
             _sync(file)
-    except Exception as error:
+    except Exception:
         shutil.rmtree(partial, ignore_errors=True)
-        if not isinstance(error, OSError) and "I/O error" not in str(error):  # safetensors has an error of its own
-            raise
-        reason = getattr(error, "strerror", None) or error
-        message = f"checkpoint of step {step} not written ({reason}); the earlier ones stand"
-        raise OSError(getattr(error, "errno", None) or errno.EIO, message, str(root)) from error
+        raise
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     _sync(root)
@@ -102,7 +107,12 @@ def _damage(folder: Path) -> str | None:
         return f"{MANIFEST}: {error}"
     if not intact:
         return f"{MANIFEST} is not what was written"
+    loaded = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in LOADED}
+    if added := sorted(loaded - files.keys()):
+        return f"{added[0]} was not written with it"
     for name, checksum in files.items():
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            return f"{MANIFEST} names {name!r}, which is outside"
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _checksum(folder / name) != checksum:

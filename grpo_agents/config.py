@@ -21,6 +21,7 @@ from grpo_agents.methods import Method, available, make_method
 from grpo_agents.methods.method import SourceKind
 from grpo_agents.rollout import RolloutConfig
 from grpo_agents.section import Key, Section, keys_of, problems, unknown_key
+from grpo_agents.writing import write_whole
 
 GIVEN_NAMES = ("engine", "chat", "reward_model")
 """What reward components are handed by name beside models."""
@@ -376,9 +377,7 @@ def save_config(config: Config, path: Path) -> None:
     """Writes a config as TOML, with every key that is set; the others are named in a comment, as TOML has no null."""
     table = config.model_dump()
     unset = ", ".join(_take_unset(table))
-    partial = path.with_suffix(".partial")
-    partial.write_text(f"# What every key came to. Not set: {unset}\n\n{tomli_w.dumps(table)}", encoding="utf-8")
-    partial.replace(path)  # whole or not at all: a run is resumed from it
+    write_whole(path, f"# What every key came to. Not set: {unset}\n\n{tomli_w.dumps(table)}")
 
 
 def _take_unset(table: dict[str, Any], section: str = "") -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from grpo_agents import checkpoint, store
@@ -19,7 +18,7 @@ from grpo_agents.config import Config
 from grpo_agents.learner.batch import Row, make_batch
 from grpo_agents.learner.forward import ForwardPass
 from grpo_agents.learner.learner import Learner
-from grpo_agents.learner.model import load_model, restore_policy
+from grpo_agents.learner.model import load_model, load_tensors, restore_policy
 from grpo_agents.learner.saved import CRITIC_FILE, REFERENCE_FILE, restore_module
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.run_folder import RunFolder
@@ -159,7 +158,7 @@ def make_learner(
     """A learner with π, π_ref and, where it is kept beside π, the critic; where π_ref is from; and what to say."""
     values = {}
     if beside is not None and (beside / CRITIC_FILE).is_file():
-        values = load_file(beside / CRITIC_FILE)
+        values = load_tensors(beside / CRITIC_FILE)
     kind = None if not values else "model" if any(name.startswith("decoder.") for name in values) else "head"
     notes = []
     model = load_model(config.model)  # what the run began with: the learner copies it as reference

@@ -13,10 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+from grpo_agents.credentials import Credentials
+
 LoggerName = Literal["wandb", "trackio"]
 
 PROJECT = "grpo-agents"
 """Where runs go; ``WANDB_PROJECT`` and ``TRACKIO_PROJECT`` say another one."""
+
+KEYS = ("WANDB_API_KEY", "HF_TOKEN")
+"""Environment variables that they take keys from."""
 
 ID_FILE = "logged_as.txt"
 """What a run is called there, kept in its folder: a run that goes on is the same one."""
@@ -144,7 +149,5 @@ class Loggers:
                 do(logger)
             except Exception as error:  # a figure that a service does not take is no reason to lose a run
                 del self._running[name]
-                self._say(
-                    f"{name} failed, and the run goes on without it: {type(error).__name__}: {error}. "
-                    "metrics.jsonl has every figure"
-                )
+                reason = Credentials(*map(os.environ.get, KEYS)).hide(f"{type(error).__name__}: {error}")
+                self._say(f"{name} failed, and the run goes on without it: {reason}. metrics.jsonl has every figure")

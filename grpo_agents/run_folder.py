@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from grpo_agents.config import Config, save_config
+from grpo_agents.writing import NotWritten, naming, write_whole
 
 
 class RunFolder:
@@ -44,13 +45,30 @@ class RunFolder:
 
         Raises:
             FileExistsError: See :meth:`check`.
+            NotWritten: The disk is full, the folder is read-only …
         """
         self.check(overwrite=overwrite)
-        if self.holds_run:
-            self._remove()
-        self.trajectories.mkdir(parents=True, exist_ok=True)
-        save_config(config, self.config)
-        self.metrics.touch()
+        with naming(self.path):
+            if self.holds_run:
+                self._remove()
+            self.trajectories.mkdir(parents=True, exist_ok=True)
+            save_config(config, self.config)
+            self.metrics.touch()
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Says how to go on, where something of a run cannot be written.
+
+        Raises:
+            NotWritten: The disk is full …
+        """
+        try:
+            yield
+        except NotWritten as error:
+            saved = any(self.checkpoints.glob("step-*"))
+            stand = "The checkpoints before it stand" if saved else "There is no checkpoint yet"
+            advice = f"{stand}: make room, then go on with `grpo-agents train --resume {self.path}`"
+            raise NotWritten(error.errno, f"{error.strerror}. {advice}", error.filename) from error
 
     def check(self, *, overwrite: bool = False) -> None:
         """Does nothing where a new run may be written.
@@ -81,14 +99,14 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Drops the metrics of every step that was not finished by a checkpoint: they are made again."""
         kept = [row for row in self.read_metrics() if row["step"] < step]
-        partial = self.metrics.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(partial, self.metrics)
+        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        for left in (*self.path.glob(".*.unfinished"), *self.trajectories.glob(".*.unfinished")):  # by a kill
+            left.unlink(missing_ok=True)
 
     def log(self, row: Mapping[str, float]) -> None:
         """Appends one row of figures; one that is not finite becomes null, for readers of strict JSON."""
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with naming(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class RunState:
             ahead: The batch that was sampled ahead: its weights are gone, and it could not be sampled again.
 
         Raises:
-            OSError: It could not be written (disk full …); the earlier ones are untouched.
+            NotWritten: It could not be written (disk full …); the earlier ones are untouched.
         """
 
         def fill(folder: Path) -> None:
@@ -112,7 +112,7 @@ class RunState:
         if self.counts is None:
             return
         if (file := found.folder / CURRICULUM_FILE).exists():
-            self.counts = np.load(file)
+            self.counts = np.load(file, allow_pickle=False)
         else:
             self.say(f"{found.folder} has no {CURRICULUM_FILE}: nothing is known of pass rates yet")
 

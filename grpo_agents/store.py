@@ -36,6 +36,7 @@ from grpo_agents.schema import (
 )
 from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Group, Sample, Trajectory
+from grpo_agents.writing import naming
 
 ROW_GROUP = 1024
 """Rows that lie together in a file; each such group is described in its footer, which is read as a whole."""
@@ -65,7 +66,7 @@ def write(
 
     Raises:
         ValueError: Something that the file could not give back as it is; names the trajectory or group.
-        OSError: The disk is full, the folder is read-only …; names the path.
+        NotWritten: The disk is full, the folder is read-only …; names the path.
     """
     path = Path(path)
     rows: list[dict[str, Any]] = []
@@ -191,7 +192,13 @@ def read_scoring(paths: str | Path | Iterable[str | Path]) -> Scoring | None:
             noted = (file.schema_arrow.metadata or {}).get(SCORING_KEY)
         if noted is None:
             continue
-        scoring = Scoring.from_dict(json.loads(noted))
+        try:
+            scoring = Scoring.from_dict(json.loads(noted))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: what it says about its scoring ({SCORING_KEY.decode()}) cannot be read: {error!r}. Take the "
+                "file as grpo-agents wrote it."
+            ) from error
         if found is not None and found[1].as_dict() != scoring.as_dict():
             raise ValueError(
                 f"{found[0]} and {path} were scored differently: their components, maxima or gates are not the same. "
@@ -227,21 +234,17 @@ def _check_group(group: Group, numbers: set[int]) -> str:
 
 
 def _write_whole(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", use_dictionary=TEXTS, row_group_size=ROW_GROUP)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(
-            error.errno, f"cannot write trajectories: {reason}; free space or choose another folder", str(path)
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with naming(path, "trajectories not written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("wb") as file:
+                pq.write_table(table, file, compression="zstd", use_dictionary=TEXTS, row_group_size=ROW_GROUP)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:

@@ -13,7 +13,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
 from grpo_agents import store
@@ -33,9 +32,11 @@ from grpo_agents.run_folder import RunFolder
 from grpo_agents.run_state import RunState
 from grpo_agents.sources import WRITTEN, Batch, Figures, FrozenSource
 from grpo_agents.stopping import Preempted, Stop, stopping
+from grpo_agents.summary_writer import SummaryWriter
 from grpo_agents.sync_check import SyncCheck
 from grpo_agents.terminal.display import Display, problems_of
 from grpo_agents.trajectory import Group, Trajectory
+from grpo_agents.writing import naming
 
 
 class Trainer:
@@ -112,13 +113,16 @@ class Trainer:
             ValueError: Every episode of a batch lacks a reward, so that there is nothing to learn from; or the engine
                 samples from another policy.
             EngineFailure: The engine cannot go on.
+            NotWritten: The disk is full, the run folder has become read-only …; says how to go on.
         """
-        with closing(self.parts), closing(self.learner.ranks):
+        with closing(self.parts), closing(self.learner.ranks), self.folder.resumable():
             self._run()
-            self.learner.save_policy(self.folder.model)
-        self.parts.chat.tokenizer.save_pretrained(self.folder.model)
+            with naming(self.folder.model):
+                self.learner.save_policy(self.folder.model)
+                self.parts.chat.tokenizer.save_pretrained(self.folder.model)
         if (reward_model := self.parts.moving_reward_model) is not None:
-            reward_model.save_pretrained(self.folder.reward_model)
+            with self.folder.resumable(), naming(self.folder.reward_model):
+                reward_model.save_pretrained(self.folder.reward_model)
         return self.folder.path
 
     def _run(self) -> None:
@@ -127,7 +131,7 @@ class Trainer:
         with (
             closing(self.loggers),
             self.display,
-            SummaryWriter(str(self.folder.tensorboard), purge_step=self.start) as board,
+            SummaryWriter(self.folder.tensorboard, purge_step=self.start) as board,
             stopping() as stop,
         ):
             self.display.begin(self.start, self.folder.read_metrics())

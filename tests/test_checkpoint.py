@@ -131,9 +131,7 @@ def test_a_full_disk_leaves_the_earlier_ones(root, monkeypatch, where):
     if where == "manifest":
         monkeypatch.setattr("pathlib.Path.write_text", full)
         fill = lambda folder: (folder / "a").write_bytes(b"a")  # noqa: E731
-    with pytest.raises(
-        OSError, match=r"checkpoint of step 3 not written .*No space left.*the earlier ones stand"
-    ) as caught:
+    with pytest.raises(OSError, match=r"checkpoint of step 3 not written .*No space left") as caught:
         checkpoint.write(root, 3, {}, fill, 2)
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC

@@ -4,16 +4,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 
 import pytest
 from safetensors.torch import load_file
-from tiny import REPOSITORY
 
-from grpo_agents.config import load_config, save_config
+from grpo_agents.config import load_config
 from grpo_agents.learner.learner import Learner
 from grpo_agents.periodic_evaluation import PeriodicEvaluation
 from grpo_agents.report.run_pictures import draw_run
@@ -24,71 +20,6 @@ from grpo_agents.sources import PolicySource
 from grpo_agents.stopping import Preempted, stopping
 from grpo_agents.trainer import Trainer, resume, train
 from runs import grpo, interrupt_at, left_behind, rows_of, sft, steps_of
-
-DRIVER = """
-    import os, random, signal, sys, time
-    import torch
-    torch.set_num_threads(1)
-    from pathlib import Path
-    from grpo_agents.config import load_config
-    from grpo_agents.trainer import resume, train
-
-    config, folder = load_config(sys.argv[1]), Path(sys.argv[2])
-    config = config.model_copy(update={"run": str(folder)})
-    chance = random.Random(int(sys.argv[3]))
-    kills, seconds = 0, 3.0
-
-    def go():
-        if (folder / "config.toml").exists():
-            resume(folder)
-        else:
-            train(config)
-
-    def die_at(event):
-        # at the so-many-th time that a file is opened, renamed or removed: also in the middle of a checkpoint
-        left = [event]
-        def hook(name, args):
-            if name in ("open", "os.rename", "os.mkdir", "os.remove", "shutil.rmtree") and str(folder) in str(args):
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(hook)
-
-    for attempt in range(8):
-        began = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            if attempt % 2 == 0 and attempt < 6:
-                die_at(chance.randrange(3, 90))
-            go()
-            os._exit(0)
-        if attempt % 2 == 1 and attempt < 6:
-            time.sleep(chance.uniform(0.3, seconds))
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        if os.WIFSIGNALED(status):
-            kills += 1
-            continue
-        assert os.WEXITSTATUS(status) == 0, status
-        if attempt < 6:
-            continue
-        break
-    print(kills)
-"""
-
-
-def test_killed_at_any_point_and_resumed_it_ends_as_if_it_had_not_been(unbroken, warm, tmp_path):
-    """SIGKILL up to six times: at random moments, and at random accesses to its files."""
-    save_config(grpo(tmp_path / "run", warm), tmp_path / "config.toml")
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), tmp_path / "config.toml", tmp_path / "run", "1"],
-        capture_output=True, text=True, cwd=REPOSITORY, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 2  # the rest may come when the run has ended
-    assert left_behind(tmp_path / "run") == left_behind(unbroken)
-    assert not list(tmp_path.rglob("*partial*"))
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tmp_path, monkeypatch):

@@ -135,7 +135,10 @@ class Template:
 
     def _find_stops(self) -> tuple[int | None, dict[int, str]]:
         """The token with which the template ends an assistant turn, and all that do."""
-        closed = self._apply([user("a"), {"role": "assistant", "content": "answer7"}], (), False)
+        try:
+            closed = self._apply([user("a"), {"role": "assistant", "content": "answer7"}], (), False)
+        except (TemplateError, TypeError) as error:
+            raise ValueError(f"the chat template of {self.name} refuses a question with its answer: {error}") from error
         tail = self.encoding.encode(closed.rpartition("answer7")[2]).tolist()
         end = next((token for token in tail if token in self.encoding.added), None)
         eom = self.encoding.id_of("<|eom_id|>")  # Llama's end of a message that calls a built-in tool

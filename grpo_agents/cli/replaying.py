@@ -127,6 +127,8 @@ def _player(
         raise CannotReplay(f"its environment is not built in: add --env {name} to run its code")
     if (name, phase) not in players:
         options, seconds = _of_run(path, trajectory.env, phase)
+        if env is None and (code := _code_in(options)):
+            raise CannotReplay(f"the options of its environment name code, {code!r}: add --env {name} to run it")
         seconds = STEP_SECONDS if seconds is None else seconds
         players[name, phase] = Replay(_maker(name, options, trajectory), seconds)
     return players[name, phase]
@@ -149,6 +151,14 @@ def _of_run(path: Path, env: str, phase: str) -> tuple[dict[str, Any], float | N
     if phase == "eval":
         options = data.get("eval", {}).get("env_options") or options
     return options, data.get("rollout", {}).get("step_timeout")
+
+
+def _code_in(options: Any) -> str | None:
+    """What among options an environment may load as ``module:name`` or ``file.py:name``."""
+    if isinstance(options, str):
+        return options if ":" in options else None
+    entries = options.values() if isinstance(options, dict) else options if isinstance(options, list) else ()
+    return next((code for entry in entries if (code := _code_in(entry)) is not None), None)
 
 
 def _maker(name: str, options: dict[str, Any], trajectory: Trajectory) -> Callable[[], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,16 +113,15 @@ def rollout(
 
     settings: Config = load_config(config, set_ or ())
     parts = build(settings, say=console(stderr=True).print)
-    player, source = parts.rollout(evaluating=evaluation)
-    with console(stderr=True).status(f"playing {tasks} tasks"):
-        groups = player.sample(
-            [pick(source, number, settings.seed) for number in range(tasks)],
-            seed=settings.seed,
-            group_size=1 if greedy else None,
-            temperature=0.0 if greedy else None,
-        )
-    player.close()
-    parts.close()
+    with closing(parts):
+        player, source = parts.rollout(evaluating=evaluation)
+        with closing(player), console(stderr=True).status(f"playing {tasks} tasks"):
+            groups = player.sample(
+                [pick(source, number, settings.seed) for number in range(tasks)],
+                seed=settings.seed,
+                group_size=1 if greedy else None,
+                temperature=0.0 if greedy else None,
+            )
     store.write(out, groups, scoring=parts.scoring)
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     console().print(evaluate(trajectories, parts.vector, parts.maxima, settings.advantage.gate).as_table())

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from grpo_agents.credentials import without_keys
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling, check_requests
 from grpo_agents.engines.weights import Weights
 
@@ -289,6 +290,7 @@ class _Process:
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=subprocess.STDOUT,
+            env=without_keys(os.environ),
             start_new_session=True,  # Ctrl-C is the trainer's; and its whole group is killed
         )
         theirs.close()

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient
 
+from grpo_agents.credentials import Credentials, check_address
 from grpo_agents.engines import EngineFailure
 
 CONNECT_SECONDS = 10.0
@@ -55,11 +56,20 @@ class Client:
 
     Args:
         url: Its address up to ``/v1``.
-        key_variable: The environment variable that holds the key; servers of one's own mostly want none.
+        key_variable: The environment variable that holds the key; servers of one's own mostly want none. The key is
+            in nothing that comes back, whatever the server repeats.
         connections: How many are kept.
+
+    Raises:
+        ValueError: The address holds a password, or the key is none.
     """
 
     def __init__(self, url: str, key_variable: str, connections: int):
+        check_address(url, "engine.server.url")
+        key = os.environ.get(key_variable, "").strip()  # a line's end would make a header that is refused and shown
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"the environment variable {key_variable} holds characters that no key has")
+        self._credentials = Credentials(key)
         self.url = url.rstrip("/")
         self.key_variable = key_variable
         limits = httpx2.Limits(
@@ -67,7 +77,7 @@ class Client:
         )
         self._client = AsyncOpenAI(
             base_url=self.url,
-            api_key=os.environ.get(key_variable) or "none",
+            api_key=key or "none",
             max_retries=0,
             http_client=DefaultAsyncHttpxClient(limits=limits),
         )
@@ -91,21 +101,25 @@ class Client:
         url = f"{self.url.removesuffix('/v1')}{path}" if path.startswith("/") else f"{self.url}/{path}"
         for attempt in (1, 2):
             try:
-                return await self._send(url, body, seconds)
+                return self._credentials.hide_in(await self._send(url, body, seconds))
             except APITimeoutError as error:
                 raise Trouble(f"{url} gave no answer in time") from error
             except APIConnectionError as error:
                 # a kept connection that the server has closed looks like a death: only another one tells
                 if attempt == 1 and isinstance(error.__cause__, httpx2.NetworkError | httpx2.RemoteProtocolError):
                     continue
-                raise Trouble(f"no connection to {url} ({error.__cause__ or error})") from error
+                reason = self._credentials.hide(str(error.__cause__ or error))
+                raise Trouble(f"no connection to {url} ({reason})") from None
             except APIStatusError as error:
-                reason = _reason(error)
+                reason = self._credentials.hide(_reason(error))[:1000]
                 if error.status_code in PASSING or error.status_code >= 500:
-                    raise Trouble(f"{url} answered {error.status_code}: {reason}", _pause(error)) from error
-                raise self._refusal(error, url, reason) from error
+                    raise Trouble(
+                        f"{url} answered {error.status_code}: {reason}", _pause(error)
+                    ) from None  # the server's own words may hold the key
+                raise self._refusal(error, url, reason) from None
             except ValueError as error:
-                raise EngineFailure(f"{url} did not answer with JSON: {error}") from error
+                reason = self._credentials.hide(str(error))
+                raise EngineFailure(f"{url} did not answer with JSON: {reason}") from None
         raise AssertionError("unreachable")
 
     async def close(self) -> None:
@@ -126,7 +140,8 @@ class Client:
         elif error.status_code == 404:
             advice = ". Is engine.server.url its address up to /v1, and engine.server.model one that it has?"
         message = f"{url} refuses the request ({error.status_code}): {reason}{advice}"
-        return Refusal(message, error.status_code, reason, str(error.code or ""), str(error.param or ""))
+        code, parameter = (self._credentials.hide(str(said or "")) for said in (error.code, error.param))
+        return Refusal(message, error.status_code, reason, code, parameter)
 
 
 def _reason(error: APIStatusError) -> str:
@@ -134,7 +149,7 @@ def _reason(error: APIStatusError) -> str:
     body = error.body
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body
-    return f"{body or error.response.reason_phrase or error.message}"[:1000]
+    return f"{body or error.response.reason_phrase or error.message}"
 
 
 def _pause(error: APIStatusError) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from grpo_agents.credentials import check_address
 from grpo_agents.section import Section
 
 
@@ -45,6 +46,23 @@ class ServerConfig(Section):
         default=None, description="For 'file': a folder of this run that both see by one path."
     )
     concurrency: int = Field(default=256, ge=1, description="Requests under way at once.")
+
+    @field_validator("url")
+    @classmethod
+    def _without_a_secret(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_address(url, "server.url")
+        return url
+
+    @field_validator("key_variable")
+    @classmethod
+    def _a_name(cls, name: str) -> str:
+        if not (name.isascii() and name.isidentifier()):
+            raise ValueError(
+                "server.key_variable is no name of an environment variable. The key itself does not go into a config: "
+                "export it, as OPENAI_API_KEY say, and write that name here"
+            )
+        return name
 
 
 class CheckConfig(Section):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
@@ -139,13 +140,29 @@ def whole_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file}: not a file of tensors ({error}). Something else wrote it, or it is damaged"
+        ) from error
+
+
 def restore_policy(model: PreTrainedModel, folder: Path) -> None:
     """Puts saved weights back into the model, bit for bit.
 
     Raises:
         ValueError: The folder's weights are not this model's.
     """
-    saved = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    saved = {
+        name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_tensors(file).items()
+    }
     own = model.state_dict(keep_vars=True)
     lora = hasattr(model, "peft_config")
     as_saved = {re.sub(r"\.default(?=\.|$)", "", name) if lora else name: name for name in own}

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from grpo_agents.learner.model import resolve_device
+from grpo_agents.learner.model import load_tensors, resolve_device
 from grpo_agents.learner.settings import RewardModelConfig
 from grpo_agents.rewards.component import Component
 from grpo_agents.sources import as_messages
@@ -44,9 +44,9 @@ class RewardModel:
         self.seed = seed
         torch.manual_seed(seed)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(config.path)
+            self.tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
             self.model = AutoModelForSequenceClassification.from_pretrained(
-                config.path, num_labels=1, dtype=torch.float32
+                config.path, num_labels=1, dtype=torch.float32, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"reward_model.path {config.path!r} could not be loaded: {error}") from error
@@ -148,7 +148,7 @@ class RewardModel:
 
     def load(self, folder: Path) -> None:
         """Takes over what :meth:`save` wrote."""
-        self.model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        self.model.load_state_dict(load_tensors(folder / WEIGHTS_FILE))
         pairs = json.loads((folder / PAIRS_FILE).read_text(encoding="utf-8"))
         self._new, self._old = ([(better, worse) for better, worse in pairs[name]] for name in ("new", "old"))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from grpo_agents.learner.model import restore_policy, save_model, whole_state
+from grpo_agents.learner.model import load_tensors, restore_policy, save_model, whole_state
 from grpo_agents.learner.ranks import put
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def restore(learner: Learner, folder: Path) -> None:
         ValueError: It is of another model or optimiser.
     """
     restore_policy(learner.model, folder / MODEL_FOLDER)
-    learner.optimizer.load(load_file(folder / OPTIMIZER_FILE))
+    learner.optimizer.load(load_tensors(folder / OPTIMIZER_FILE))
     for file, module in _beside_the_policy(learner).items():
         restore_module(module, folder / file)
 
@@ -49,7 +49,7 @@ def restore(learner: Learner, folder: Path) -> None:
 def restore_module(module: torch.nn.Module, file: Path) -> None:
     """Puts weights of a file back into a module, whose tied ones are there once."""
     own = module.state_dict(keep_vars=True)
-    for name, value in load_file(file).items():
+    for name, value in load_tensors(file).items():
         put(own[name], value)
 
 

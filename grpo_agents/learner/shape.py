@@ -40,9 +40,9 @@ def load_judge(config: RewardModelConfig) -> Shape:
         ValueError: There is no such model, or none that can be a sequence classifier; names the key.
     """
     try:
-        found = AutoConfig.from_pretrained(config.path, num_labels=1)
+        found = AutoConfig.from_pretrained(config.path, num_labels=1, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(found)
+            model = AutoModelForSequenceClassification.from_config(found, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"reward_model.path {config.path!r} could not be loaded: {error!s:.200}") from error
     return _shape(model, getattr(model, model.base_model_prefix), model.score)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import time
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from grpo_agents.report.contents import pack, to_json
 from grpo_agents.report.facts import Facts
 from grpo_agents.report.sources import LIMIT, Batch, Source, choose, find_batches
 from grpo_agents.report.tokens import Vocabulary, load_tokenizer, read_lens
+from grpo_agents.writing import write_whole
 
 _READING = ("tokens", "notes", "reader")
 SCRIPTS = ("data", "elements", "scales", "charts", "overview", "filter", "list", *_READING, "keys", "main")
@@ -96,22 +96,11 @@ def write_report(source: Source, out: Path, limit: int = LIMIT) -> int:
 
     Raises:
         ValueError: See :meth:`Report.build`.
-        OSError: The file cannot be written.
+        NotWritten: The file cannot be written.
     """
     content = Report(source, limit).build().encode()
     write_whole(out, content)
     return len(content)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Puts a file into place at once, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def left_out(batches: Sequence[Batch], chosen: Sequence[Batch]) -> str:

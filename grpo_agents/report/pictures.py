@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_agents.report.figures import Histogram, Pareto
+from grpo_agents.writing import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -273,8 +274,9 @@ def _save(figure: Figure, paths: Sequence[str | Path]) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     for path in map(Path, paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".svg":
-            FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
-        else:
-            FigureCanvasAgg(figure).print_png(str(path))
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".svg":
+                FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
+            else:
+                FigureCanvasAgg(figure).print_png(str(path))

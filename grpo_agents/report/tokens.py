@@ -58,7 +58,7 @@ def load_tokenizer(folders: Sequence[Path]) -> tuple[Any | None, str]:
     reasons = []
     for folder in folders:
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True), ""
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), ""
         except (OSError, ValueError, KeyError, ImportError) as error:
             reasons.append(f"{folder.name}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}")
     return None, f"no tokenizer could be loaded ({'; '.join(reasons)})"

@@ -10,8 +10,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from grpo_agents.report.document import Report, write_whole
+from grpo_agents.report.document import Report
 from grpo_agents.report.sources import Source, find_source
+from grpo_agents.writing import write_whole
 
 LOOK = 1.0
 """Seconds between two looks for something new."""

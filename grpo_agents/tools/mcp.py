@@ -3,7 +3,8 @@
 One session with a server is kept open for all who call its tools, on the event loop of async tools, until the program
 ends. A server that has ended is started again by the next call; a call that it ends during is not made twice, as nobody
 knows how far it came. What a server gets of the environment's variables is what the library passes on (``PATH``,
-``HOME`` …) and what ``env`` names.
+``HOME`` …) and what ``env`` names; those values, and the password and query of a URL, are in nothing that it is quoted
+with.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
+from grpo_agents.credentials import Credentials, credentials_in
 from grpo_agents.tools.definition import Tool, WrongArguments, check_latency
 from grpo_agents.tools.mcp_session import Session
 from grpo_agents.tools.price import Price, check_amount
@@ -68,7 +70,8 @@ class McpServer:
             import mcp  # noqa: F401
         except ImportError as error:
             raise ImportError("MCP servers need the mcp library: pip install 'grpo-agents[mcp]'") from error
-        self.shown = url or " ".join(command or ())
+        self.credentials = Credentials(*credentials_in(url or ""), *(env or {}).values())
+        self.shown = self.credentials.hide(url or " ".join(command or ()))
         self._command = list(command or ())
         self._url = url
         self._env = dict(env or {})
@@ -166,14 +169,15 @@ class McpServer:
             if session.ended or not await session.answers():
                 self._drop(session)
                 await session.close()  # then it is known what the program wrote
-                raise RuntimeError(f"the MCP server ended during the call ({error}){session.said}") from error
-            raise RuntimeError(f"the MCP server refuses the call: {error}") from error
+                said = self.credentials.hide(f"the MCP server ended during the call ({error}){session.said}")
+                raise RuntimeError(said) from None
+            raise RuntimeError(self.credentials.hide(f"the MCP server refuses the call: {error}")) from None
         except asyncio.CancelledError:
             session.silent = True  # before the next call begins: telling the server takes its time
             asked.cancel()
             asked.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
-        text = _text(result)
+        text = self.credentials.hide(_text(result))
         if result.is_error:
             raise RuntimeError(text)
         return text
@@ -186,7 +190,7 @@ class McpServer:
                 self._drop(session)
                 session = None
             if session is None:
-                session = self._session = Session(self._transport, self._timeout, self.shown)
+                session = self._session = Session(self._transport, self._timeout, self.shown, self.credentials)
                 atexit.register(self.close)
             await asyncio.shield(session.ready)  # who waits no longer does not end it for others
             return session

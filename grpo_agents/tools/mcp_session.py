@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from grpo_agents.credentials import Credentials
+
 if TYPE_CHECKING:
     from anyio import CancelScope
     from mcp import Client
@@ -29,11 +31,12 @@ class Session:
         said: What the program wrote to its standard error, once it has ended.
     """
 
-    def __init__(self, transport: Callable[[Any], Any], seconds: float, shown: str):
+    def __init__(self, transport: Callable[[Any], Any], seconds: float, shown: str, credentials: Credentials):
         self.ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # perhaps nobody waits
         self.silent = False
         self.said = ""
+        self._credentials = credentials
         self._stream: Watched | None = None
         self._scope: CancelScope | None = None
         self._left = asyncio.Event()
@@ -81,12 +84,12 @@ class Session:
                 problem = error
             log.seek(0)
             tail = [line.strip() for line in log if line.strip()][-SHOWN_LINES:]
-            self.said = f". It wrote: {' '.join(tail)}" if tail else ""
+            self.said = self._credentials.hide(f". It wrote: {' '.join(tail)}") if tail else ""
         if not self.ready.done():
             while isinstance(problem, BaseExceptionGroup):
                 problem = problem.exceptions[0]
-            failure = ConnectionError(f"no session with the MCP server {shown}: {_described(problem)}{self.said}")
-            failure.__cause__ = problem
+            reason = self._credentials.hide(_described(problem))
+            failure = ConnectionError(f"no session with the MCP server {shown}: {reason}{self.said}")
             self.ready.set_exception(failure)
 
     @asynccontextmanager
