@@ -1,8 +1,8 @@
 """What of a run moves: what a checkpoint holds, and how a run goes on from it.
 
-Nothing but the weights, the optimiser, the counts of a curriculum and, with ``train.overlap``, the batch that was
-sampled ahead is state: tasks, preferences and draws follow from the seed and the step, so a run that was killed goes on
-from its last checkpoint as if nothing had happened.
+Nothing but the weights, the optimiser, the counts of a curriculum and of alarms and, with ``train.overlap``, the batch
+that was sampled ahead is state: tasks, preferences and draws follow from the seed and the step, so a run that was
+killed goes on from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from grpo_agents import checkpoint, store
+from grpo_agents.alarms import Alarms
 from grpo_agents.build import Parts
 from grpo_agents.curriculum import Curriculum
 from grpo_agents.learner.learner import Learner
@@ -30,15 +31,25 @@ class RunState:
         parts: Of the run.
         learner: Its policy, critic, reference and optimiser are saved.
         source: Its curriculum is saved, where it has one that counts.
+        alarms: What they count is saved.
         root: The folder of checkpoints.
         say: Told what a run goes on from.
     """
 
-    def __init__(self, parts: Parts, learner: Learner, source: Source, root: Path, say: Callable[[str], None]):
+    def __init__(
+        self,
+        parts: Parts,
+        learner: Learner,
+        source: Source,
+        alarms: Alarms,
+        root: Path,
+        say: Callable[[str], None],
+    ):
         self.parts = parts
         self.config = parts.config.train
         self.learner = learner
         self.source = source
+        self.alarms = alarms
         self.root = root
         self.say = say
 
@@ -63,7 +74,9 @@ class RunState:
             if (counts := self.counts) is not None:
                 np.save(folder / CURRICULUM_FILE, counts)
 
-        state = self.learner.counts if ahead is None else {**self.learner.counts, "ahead": ahead[1]}
+        state = {**self.learner.counts, "alarms": self.alarms.state}
+        if ahead is not None:
+            state["ahead"] = ahead[1]
         checkpoint.write(self.root, done, state, fill, self.config.keep)
 
     def restore(self) -> tuple[int, Batch | None]:
@@ -85,6 +98,7 @@ class RunState:
                 f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
             )
         self.learner.restore(found.folder, found.state)
+        self.alarms.restore(found.state.get("alarms", {}))
         if (reward_model := self.parts.moving_reward_model) is not None:
             reward_model.load(found.folder)
         ahead = self._restore_ahead(found)
