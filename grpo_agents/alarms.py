@@ -200,10 +200,8 @@ class Alarms:
         self._rows["stuck"] = self._rows["stuck"] + 1 if streaks - {None} else 0
         for row, key in (("spoiled", "stop_after"), ("stuck", "stop_after_stuck")):
             if limits[row] and self._rows[row] >= limits[row]:
-                named = [name for name in found if ALARMS[name].streak is not None]
-                self.over = f"{limits[row]} steps in a row went wrong (alarms.{key}), the last one so: " + "; ".join(
-                    found[name] for name in named
-                )
+                why = [text for name, text in found.items() if ALARMS[name].streak in ("spoiled", row)]
+                self.over = f"{limits[row]} steps in a row went wrong (alarms.{key}), the last one so: {'; '.join(why)}"
         if threads >= self.config.hanging:
             self.over = found["hanging"]
         if self.over:

@@ -63,7 +63,7 @@ def culprits(rows: Sequence[Row], tokens: Tokens) -> list[str]:
         tokens: The same as a method's loss reads them.
 
     Returns:
-        What is not finite, of each such row; where all of it is, the micro-batch, by its trajectories.
+        What is not finite, of each such trajectory; where all of it is, the micro-batch, by its first trajectory.
     """
     read = {"log π": tokens.logprobs, "its entropy": tokens.entropy, "π/π_old": (tokens.logprobs - tokens.old).exp()}
     if tokens.reference is not None:
@@ -76,8 +76,10 @@ def culprits(rows: Sequence[Row], tokens: Tokens) -> list[str]:
         for row, own in zip(rows, torch.split(values.detach(), counts), strict=True):
             if not own.isfinite().all():
                 found.setdefault(row.name, f"trajectory {row.name}: {what} is not finite")
-    names = ", ".join(dict.fromkeys(row.name for row in rows))
-    return list(found.values()) or [f"the loss of the micro-batch of trajectories {names} is not finite"]
+    count = len({row.name for row in rows})
+    return list(found.values()) or [
+        f"the loss of a micro-batch of {count} trajectories, {rows[0].name} among them, is not finite"
+    ]
 
 
 def in_words(found: Sequence[str]) -> str:
