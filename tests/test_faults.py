@@ -115,8 +115,9 @@ class Same(AgentEnv):
 
 
 def test_a_run_of_which_all_groups_are_tied_moves_nothing_and_stops(warm, tmp_path, capsys):
-    """Not even by a KL term, whose gradient is 0 at the reference, or by weight decay."""
-    settings = {**OWN, "env.id": "test_faults:Same", "alarms.stop_after_stuck": 3, "alarms.again": 2}
+    """Also where episodes are masked; and not by a KL term, whose gradient is 0 at the reference, or weight decay."""
+    settings = {**OWN, "env.id": "test_faults:Same", "alarms.stop_after_stuck": 3, "alarms.again": 2,
+                "rollout.truncated": "mask"}  # fmt: skip
     with pytest.raises(LearningStopped, match=r"after step 3, .*\(alarms.stop_after_stuck\).*groups_tied is 1"):
         train(grpo(tmp_path / "run", warm, **settings, **{"learner.optimizer.weight_decay": 0.1}))
     rows = rows_of(tmp_path / "run")
