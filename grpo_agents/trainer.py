@@ -149,7 +149,7 @@ class Trainer:
                 with self._engine_meanwhile(step + 1):
                     figures |= self._learn(groups, step) | self._teach_reward_model(groups, step)
                 figures["seconds/step"] = time.perf_counter() - began
-                figures |= self.alarms.look(step, figures, failed=failed, not_finite=self.learner.not_finite)
+                figures |= self.alarms.look(step, figures, failed=failed, not_finite=self.learner.counts["not_finite"])
                 self._log(step, figures, board)
                 self.display.step(step, figures)
                 done = step + 1

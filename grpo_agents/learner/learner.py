@@ -200,8 +200,9 @@ class Learner:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What a checkpoint notes beside the files, plain JSON."""
-        return {"updates": self.updates, "scaler": self.optimizer.scaler.state_dict()}
+        """What a checkpoint notes beside the files, plain JSON; of ``not_finite`` it is for who is not in this process."""
+        scaler = self.optimizer.scaler.state_dict()
+        return {"updates": self.updates, "scaler": scaler, "not_finite": self.not_finite}
 
     @collective
     def save(self, folder: Path) -> None:
