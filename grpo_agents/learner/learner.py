@@ -200,7 +200,7 @@ class Learner:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What a checkpoint notes beside the files, plain JSON; of ``not_finite`` it is for who is not in this process."""
+        """What a checkpoint notes beside the files, plain JSON; ``not_finite`` is for callers in other processes."""
         scaler = self.optimizer.scaler.state_dict()
         return {"updates": self.updates, "scaler": scaler, "not_finite": self.not_finite}
 
