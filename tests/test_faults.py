@@ -206,7 +206,7 @@ def test_a_run_goes_on_with_an_environment_that_raises_in_a_tenth_of_its_steps_a
     released, warm, tmp_path
 ):
     settings = {"env.id": "test_faults:Flaky", "train.steps": 6, "train.batch": 4, "rollout.group_size": 8,
-                "rollout.step_timeout": 1.0, "rollout.threads": 4}  # fmt: skip
+                "rollout.step_timeout": 2.0, "rollout.threads": 4}  # fmt: skip
     before = threading.active_count()
     folder = train(grpo(tmp_path / "run", warm, **OWN, **settings))
     everyone = [entry for file in sorted((folder / "trajectories").glob("train-*")) for entry in store.read(file)]
@@ -220,7 +220,7 @@ def test_a_run_goes_on_with_an_environment_that_raises_in_a_tenth_of_its_steps_a
             assert entry.error == f"test_faults:Flaky step {len(entry.steps)}: ConnectionError: the line is bad"
         elif entry.stop_reason == "deadline":
             assert entry.error == (
-                f"test_faults:Flaky step {len(entry.steps)}: still running after 1 s (rollout.step_timeout)"
+                f"test_faults:Flaky step {len(entry.steps)}: still running after 2 s (rollout.step_timeout)"
             )
         else:
             assert entry.error is None
