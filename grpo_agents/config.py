@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from grpo_agents.advantage import AdvantageConfig
+from grpo_agents.alarms import AlarmsConfig
 from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.curriculum import CurriculumConfig
 from grpo_agents.engines.settings import ChatModelConfig, EngineConfig
@@ -176,6 +177,7 @@ class Config(Section):
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How a batch becomes an update.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and what is kept.")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Where it computes.")
+    alarms: AlarmsConfig = Field(default_factory=AlarmsConfig, description="When learning goes wrong.")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation while training.")
 
     @field_validator("method")

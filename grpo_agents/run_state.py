@@ -1,8 +1,8 @@
 """What of a run moves: what a checkpoint holds, and how a run goes on from it.
 
-Nothing but the weights, the optimiser, the counts of a curriculum and, with ``train.overlap``, the batch that was
-sampled ahead is state: tasks, preferences and draws follow from the seed and the step, so a run that was killed goes on
-from its last checkpoint as if nothing had happened.
+Nothing but the weights, the optimiser, the counts of a curriculum and of alarms and, with ``train.overlap``, the batch
+that was sampled ahead is state: tasks, preferences and draws follow from the seed and the step, so a run that was
+killed goes on from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grpo_agents import checkpoint, store
+from grpo_agents.alarms import Alarms
 from grpo_agents.build import Parts
 from grpo_agents.curriculum import Curriculum
 from grpo_agents.learner.learner import Learner
@@ -34,17 +35,25 @@ class RunState:
         parts: Of the run.
         learner: Its policy, critic, reference and optimiser are saved.
         source: Its curriculum is saved, where it has one that counts.
+        alarms: What they count is saved.
         root: The folder of checkpoints.
         say: Told what a run goes on from.
     """
 
     def __init__(
-        self, parts: Parts, learner: Learner | RemoteLearner, source: Source, root: Path, say: Callable[[str], None]
+        self,
+        parts: Parts,
+        learner: Learner | RemoteLearner,
+        source: Source,
+        alarms: Alarms,
+        root: Path,
+        say: Callable[[str], None],
     ):
         self.parts = parts
         self.config = parts.config.train
         self.learner = learner
         self.source = source
+        self.alarms = alarms
         self.root = root
         self.say = say
 
@@ -69,7 +78,9 @@ class RunState:
             if (counts := self.counts) is not None:
                 np.save(folder / CURRICULUM_FILE, counts)
 
-        state = self.learner.counts if ahead is None else {**self.learner.counts, "ahead": ahead[1]}
+        state = {**self.learner.counts, "alarms": self.alarms.state}
+        if ahead is not None:
+            state["ahead"] = ahead[1]
         checkpoint.write(self.root, done, state, fill, self.config.keep)
 
     def restore(self) -> tuple[int, Batch | None]:
@@ -91,6 +102,7 @@ class RunState:
                 f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
             )
         self.learner.restore(found.folder, found.state)
+        self.alarms.restore(found.state.get("alarms", {}))
         if (reward_model := self.parts.moving_reward_model) is not None:
             reward_model.load(found.folder)
         ahead = self._restore_ahead(found)

@@ -209,6 +209,11 @@ class StoredSource:
                         f"{', '.join(trajectory.rewards) or 'none'}. Set source.rescore = true to compute the vector "
                         "again, or rewards.vector to what there is"
                     )
+                if infinite := [name for name, value in trajectory.rewards.items() if not np.isfinite(value or 0.0)]:
+                    raise ValueError(
+                        f"source.path: trajectory {trajectory.id} has {trajectory.rewards[infinite[0]]} as reward "
+                        f"{infinite[0]!r}. Set source.rescore = true, or take it out of the file"
+                    )
 
     def batch(self, step: int) -> Batch:
         """The next ``size`` groups."""

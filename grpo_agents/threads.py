@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+HANGING = "grpo-agents-hanging"
+"""What a thread is called from the moment it is given up."""
+
 
 class Abandoned(Exception):
     """A job that was still running at its deadline.
@@ -29,6 +32,14 @@ class Outcome:
 
     key: Any
     result: Any
+
+
+def hanging() -> int:
+    """How many threads of this process, whoever started them, are still in a job that was given up.
+
+    Nothing can end them; each goes when its job returns.
+    """
+    return sum(thread.name == HANGING for thread in threading.enumerate())
 
 
 class StepThreads:
@@ -99,12 +110,12 @@ class _Wave:
         self._next = itertools.count()
         self._lock = threading.Lock()
         self._left = len(jobs)
-        self._running: dict[int, float] = {}  # job → when it began
+        self._running: dict[int, tuple[float, threading.Thread]] = {}  # job → when it began, and where
 
     def work(self) -> bool:
         """Takes jobs until none is left; False where this thread was given up meanwhile."""
         while (index := next(self._next)) < len(self._jobs):
-            self._running[index] = time.monotonic()
+            self._running[index] = time.monotonic(), threading.current_thread()
             key, job = self._jobs[index]
             try:
                 result = job()
@@ -117,9 +128,14 @@ class _Wave:
     def abandon_late(self) -> int:
         """Gives up the jobs that have run for longer than the timeout; says how many."""
         now = time.monotonic()
-        late = [index for index, began in list(self._running.items()) if now - began > self._timeout]
+        late = [entry for entry in list(self._running.items()) if now - entry[1][0] > self._timeout]
         error = Abandoned(f"still running after {self._timeout:g} s")
-        return sum(self._settle(index, Outcome(self._jobs[index][0], error)) for index in late)
+        given_up = 0
+        for index, (_, thread) in late:
+            if self._settle(index, Outcome(self._jobs[index][0], error)):
+                thread.name = HANGING
+                given_up += 1
+        return given_up
 
     def _settle(self, index: int, outcome: Outcome) -> bool:
         """Delivers a job's outcome; False where it has one already."""

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from grpo_agents import store
+from grpo_agents.alarms import Alarms, LearningStopped
 from grpo_agents.background import in_background
 from grpo_agents.build import Parts, build, make_source
 from grpo_agents.config import Config, load_config
@@ -93,7 +94,10 @@ class Trainer:
             None if config.eval.every is None else PeriodicEvaluation(self.parts, self.folder, self.display)
         )
         self._evaluated = set() if self.evaluation is None else self.evaluation.task_keys
-        self.state = RunState(self.parts, self.learner, self.source, self.folder.checkpoints, self.display.say)
+        self.alarms = Alarms(config.alarms, self.display.say, samples=self.kind == "policy")
+        self.state = RunState(
+            self.parts, self.learner, self.source, self.alarms, self.folder.checkpoints, self.display.say
+        )
         self._ahead: Batch | None = None
         if resume:
             self.start, self._ahead = self.state.restore()
@@ -110,8 +114,9 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C, after the step under way is finished and saved.
-            ValueError: Every episode of a batch lacks a reward, so that there is nothing to learn from; or the engine
-                samples from another policy.
+            LearningStopped: Too many steps in a row went wrong, or too many threads hang; after a checkpoint.
+            ValueError: Every episode of the first batch lacks a reward, so that there is nothing to learn from; or the
+                engine samples from another policy.
             EngineFailure: The engine cannot go on.
             NotWritten: The disk is full, the run folder has become read-only …; says how to go on.
         """
@@ -148,15 +153,21 @@ class Trainer:
                 if self.config.train.store and self.kind == "policy":
                     file = self.folder.trajectory_file("train", step)
                     store.write(file, groups, step=step, phase="train", scoring=self.parts.scoring)
-                self._check_batch(step, groups)
+                failed = self._check_batch(step, groups)
                 with self._engine_meanwhile(step + 1):
                     figures |= self._learn(groups, step) | self._teach_reward_model(groups, step)
                 figures["seconds/step"] = time.perf_counter() - began
+                figures |= self.alarms.look(step, figures, failed=failed, not_finite=self.learner.counts["not_finite"])
                 self._log(step, figures, board)
                 self.display.step(step, figures)
                 self.done = done = step + 1
-                if done % self.config.train.save_every == 0 or done == steps or stop():
+                if done % self.config.train.save_every == 0 or done == steps or stop() or self.alarms.over:
                     self.state.save(done, self._ahead)
+                if self.alarms.over:
+                    raise LearningStopped(
+                        f"stopped after step {done}, which is saved: {self.alarms.over}. Mend it (the lines above say "
+                        f"what to try), then go on with `grpo-agents train --resume {self.folder.path}`"
+                    )
                 if stop():
                     raise self._stopped(f"after step {done}", stop)
             with self._saved_if_preempted(steps, stop):
@@ -248,16 +259,23 @@ class Trainer:
         if self.evaluation is not None and self.config.evaluates(step):
             self._log(step, self.evaluation.run(step), board)
 
-    def _check_batch(self, step: int, groups: list[Group]) -> None:
-        """Says what is wrong with a batch, and refuses one of which nothing can be learned."""
+    def _check_batch(self, step: int, groups: list[Group]) -> str:
+        """Says what is wrong with a batch, and refuses a first one of which nothing can be learned.
+
+        Returns:
+            Why every episode of it lacks a reward, or nothing.
+        """
+        failed = ""
         everyone = [trajectory for group in groups for trajectory in group.trajectories]
         self.display.problems(f"step {step + 1}", everyone)
         learned = set(self.parts.vector.names)
         if all(trajectory.advantage is None and learned & trajectory.missing.keys() for trajectory in everyone):
             problems = Counter(problem for trajectory in everyone for problem in problems_of(trajectory))
+            failed = problems.most_common(1)[0][0]
+        if failed and step == 0:  # not even once did it work: later on it may pass
             raise ValueError(
                 f"step {step + 1} has nothing to learn from: every episode lacks a reward, most for this:\n"
-                f"{problems.most_common(1)[0][0]}\nMend it (`grpo-agents check {self.config.env.id}` helps), then go "
+                f"{failed}\nMend it (`grpo-agents check {self.config.env.id}` helps), then go "
                 f"on with `grpo-agents train --resume {self.folder.path}`"
             )
         if self.kind == "policy":
@@ -270,6 +288,7 @@ class Trainer:
                 else f"{mixed}. To evaluate on tasks that are held out, set eval.source or eval.env_options"
             )
             self._evaluated = set()  # once is enough
+        return failed
 
     def _check_versions(self, step: int, trajectories: list[Trajectory]) -> None:
         """Refuses what older weights sampled than ``train.overlap`` and ``cluster.max_staleness`` allow."""
@@ -304,6 +323,7 @@ def make_learner(config: Config, model: PreTrainedModel) -> Learner:
         temperature=1.0 if written else config.rollout.temperature,
         dtype=config.model.dtype,
         largest_mismatch=config.engine.check.mismatch,
+        largest_kl_old=config.alarms.kl_old,
     )
 
 

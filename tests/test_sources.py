@@ -108,6 +108,15 @@ def test_what_an_evaluation_left_beside_them_is_not_learned_from(file):
         StoredSource(file / "eval-000000.parquet", weighing(), 7, 5)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_stored_reward_that_is_not_finite_is_named(tmp_path, value):
+    groups = groups_of(3)
+    groups[1].trajectories[1].rewards["outcome"] = value
+    store.write(tmp_path / "train-000000.parquet", groups, step=0, phase="train")
+    with pytest.raises(ValueError, match=rf"source\.path: trajectory \d\.1 has {value} as reward 'outcome'\. Set"):
+        StoredSource(tmp_path, weighing(), 2, 5)
+
+
 def test_missing_rewards_are_named_and_so_is_the_way_out(file):
     both = vector_of(outcome="max", cost="min")
     with pytest.raises(

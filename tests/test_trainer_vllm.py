@@ -100,7 +100,7 @@ def test_a_trained_policy_says_the_same_wherever_it_is_loaded(start, tmp_path):
     config = LearnerConfig(optimizer=OptimizerConfig(lr=1e-2))
     learner = Learner(model, config, Grpo(), source="stored", steps=1)
     batch = make_batch(trajectories)
-    assert learner.learn(batch, version=0, progress=0.0)["skipped"] == 0
+    assert "skipped" not in str(learner.learn(batch, version=0, progress=0.0))
     learner.save_policy(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()

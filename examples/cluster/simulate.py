@@ -123,9 +123,9 @@ def simulate(job: Job, seed: int = 0) -> dict[str, float]:
     """Plays a run's clock.
 
     Returns:
-        ``step_seconds``: of a step, on average once the first are over. ``worker_use`` and ``learner_use``: the shares of what
-        engines and learner could do that they did. ``driver_use``: of the driver's time. ``staleness``: mean of the
-        groups that were learned from; ``tokens_a_second``: sampled.
+        ``step_seconds``: of a step, on average once the first are over. ``worker_use`` and ``learner_use``: the shares
+        of what engines and learner could do that they did. ``driver_use``: of the driver's time. ``staleness``: mean
+        of the groups that were learned from; ``tokens_a_second``: sampled.
     """
     return _Run(job, np.random.default_rng(seed)).play()
 
@@ -161,13 +161,14 @@ class _Run:
             getattr(self, f"on_{kind}")(*what)
         first = self.job.steps // 3  # the pipeline is full by then
         seconds = self.now - self.learned[first - 1]
+        tokens = sum(worker.tokens for worker in self.workers)
         return {
             "step_seconds": seconds / (self.job.steps - first),
-            "worker_use": sum(worker.tokens for worker in self.workers) / (self.now * self.job.workers * self.job.engine_rate),
+            "worker_use": tokens / (self.now * self.job.workers * self.job.engine_rate),
             "learner_use": self.learner_busy / self.now,
             "driver_use": self.driver_busy / self.now,
             "staleness": float(np.mean(self.ages)),
-            "tokens_a_second": sum(worker.tokens for worker in self.workers) / self.now,
+            "tokens_a_second": tokens / self.now,
         }
 
     # What happens
@@ -292,9 +293,12 @@ TURNED = {
 
 
 def main() -> None:
+    """Simulates every size, as it is and with something turned."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "simulation.json", help="Where the figures go.")
-    parser.add_argument("--driver-ms", type=float, help="The driver's milliseconds for a group, instead of those measured.")
+    parser.add_argument(
+        "--driver-ms", type=float, help="The driver's milliseconds for a group, instead of those measured."
+    )
     arguments = parser.parse_args()
     base = Job(gpus=8)
     if arguments.driver_ms is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from grpo_agents.alarms import LearningStopped
 from grpo_agents.cli.commands import Group
 from grpo_agents.engines import EngineFailure
 from grpo_agents.stopping import Preempted
@@ -42,7 +43,7 @@ class Commands(Group):
             fail(str(stop) or "stopped", TERMINATED if isinstance(stop, Preempted) else INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has seen enough
             raise
-        except (ValueError, TypeError, OSError, FloatingPointError, EngineFailure) as error:
+        except (ValueError, TypeError, OSError, FloatingPointError, LearningStopped, EngineFailure) as error:
             if ctx.params.get("debug"):
                 raise
             fail(_message(error))

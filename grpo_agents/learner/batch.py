@@ -74,8 +74,7 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
     """Makes the global batch of all trajectories that carry a gradient (whose advantage is not None).
 
     Raises:
-        ValueError: A log-probability that is not finite, a sampled token outside its support, or turns without token
-            ids; names the trajectory.
+        ValueError: A sampled token outside its support, or turns without token ids; names the trajectory.
     """
     rows: list[Row] = []
     taking_part = 0
@@ -93,12 +92,8 @@ def make_batch(trajectories: Sequence[Trajectory]) -> Batch:
         if length == 0:
             continue
         group = groups.setdefault(trajectory.group, len(groups))
-        for number, (sample, trained) in enumerate(zip(trajectory.samples, learned, strict=True)):
+        for number, trained in enumerate(learned):
             if len(trained):
-                if not np.isfinite(sample.logprobs[trained]).all():
-                    raise ValueError(
-                        f"trajectory {trajectory.id}: the engine gave a log-probability that is not finite"
-                    )
                 rows.append(_row(trajectory, number, trained, length, taking_part, group))
         taking_part += 1
     return Batch(rows, sum(len(row.trained) for row in rows), taking_part)

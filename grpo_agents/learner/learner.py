@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from grpo_agents.learner import mismatch, saved
+from grpo_agents.learner import mismatch, saved, skipping
 from grpo_agents.learner.batch import Batch, Row, assign_credit, check_ids, with_advantage
 from grpo_agents.learner.critic import Critic
 from grpo_agents.learner.forward import Forward, ForwardPass, prepare
@@ -24,6 +24,7 @@ from grpo_agents.learner.optimizer import Optimizer
 from grpo_agents.learner.packing import Unit, deal
 from grpo_agents.learner.ranks import Ranks, collective, whole
 from grpo_agents.learner.settings import LearnerConfig
+from grpo_agents.learner.skipping import NonFinite, Skip, finite
 from grpo_agents.methods import Method, Tokens
 from grpo_agents.methods.method import SourceKind
 from grpo_agents.methods.surrogate import kl_estimate
@@ -41,10 +42,12 @@ class Learner:
         temperature: What the engine divides logits by, and so the learner.
         dtype: What forward passes compute in.
         largest_mismatch: How far the engine's log-probabilities may be from the learner's, on average over a batch.
+        largest_kl_old: An update is not made where KL(π_old‖π) over its tokens is above this.
         ranks: The processes that share it; each makes one with the same arguments.
 
     Attributes:
         why_padded: Why what rows have in common is computed for each of them, or nothing where it is computed once.
+        not_finite: What was not finite in the batch that was learned last, and of which trajectory; or nothing.
 
     Raises:
         ValueError: The architecture's log-probabilities cannot be computed from hidden states and output layer alone;
@@ -62,6 +65,7 @@ class Learner:
         temperature: float = 1.0,
         dtype: str = "float32",
         largest_mismatch: float = math.inf,
+        largest_kl_old: float = math.inf,
         ranks: Ranks | None = None,
     ):
         if not any(value.requires_grad for value in model.parameters()):
@@ -79,8 +83,9 @@ class Learner:
         self.temperature = temperature
         self.dtype = dtype
         self.largest_mismatch = largest_mismatch
+        self.largest_kl_old = largest_kl_old
         self.updates = 0
-        self.skips = 0
+        self.not_finite = ""
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self._adapter = hasattr(model, "peft_config")
@@ -112,7 +117,7 @@ class Learner:
 
     @collective
     def learn(self, batch: Batch, *, version: int, progress: float, seed: int = 0) -> dict[str, float]:
-        """All updates on a batch.
+        """All updates on a batch; each of them is a step of the schedule, also where it is skipped.
 
         Args:
             batch: The rows and normalisers.
@@ -121,41 +126,55 @@ class Learner:
             seed: Of dropout, where there is any.
 
         Returns:
-            Figures of the last update, and those of :func:`grpo_agents.learner.mismatch.compare`; none where the batch
-            has no rows, of which nothing is learned.
+            Figures of the last update, and those of :func:`grpo_agents.learner.mismatch.compare`; and how many updates
+            were ``skipped/…``, and what for (see :data:`~grpo_agents.learner.skipping.Skip`), where any were.
 
         Raises:
             ValueError: The engine's log-probabilities are off, or see :meth:`prepare`; then nothing was moved.
-            FloatingPointError: See :meth:`prepare` and :meth:`update`.
         """
         torch.manual_seed(seed)
         self._renew_reference(version)  # due whatever the batch holds
+        self.not_finite = ""
         if not batch.rows:
-            return {}
-        self.prepare(batch)
-        figures = self.update(batch, progress, version)
-        for _ in range(1, self.config.updates):
-            figures |= self.update(batch, progress)
-        return figures
+            return self._all_skipped("no_gradient")
+        try:
+            self.prepare(batch)
+        except NonFinite as error:
+            self.not_finite = str(error)
+            return self._all_skipped("non_finite")
+        figures: dict[str, float] = {}
+        skipped: Counter[str] = Counter()
+        for number in range(self.config.updates):
+            found = self.update(batch, progress, version if number == 0 else None)
+            skipped.update(name for name in found if name.startswith("skipped/"))
+            figures |= found
+        return figures | {name: float(count) for name, count in skipped.items()}
+
+    def _all_skipped(self, why: Skip) -> dict[str, float]:
+        self.updates += self.config.updates
+        return {f"skipped/{why}": float(self.config.updates)}
 
     def prepare(self, batch: Batch) -> None:
         """Fills in log π_old, log π_ref and values where they are asked for, then Â of single tokens, once a batch.
 
         Raises:
             ValueError: A token id that the model does not have, or rows that do not fit ``max_tokens``.
-            FloatingPointError: A log-probability or a value is not finite; says which, and of which trajectory.
+            NonFinite: A log-probability, a value or an advantage is; says which, and of which trajectory.
         """
         check_ids(batch.rows, self.vocabulary)
+        skipping.check_sampled(batch.rows)
+        skipping.check_credit(batch.rows)
         recompute = self.config.old_logprobs == "recompute" and self.source not in ("demonstrations", "pairs")
         if recompute or self.critic is not None:
             for row, logprobs, values in self._score(self._policy_pass, batch.rows):
-                row.old = _finite(logprobs, "log π_old", row) if recompute else row.old
-                row.values = None if values is None else _finite(values, "a value of the critic", row)
+                row.old = finite(logprobs, "log π_old, as the learner computes it,", row) if recompute else row.old
+                row.values = None if values is None else finite(values, "a value of the critic", row)
         if self.method.needs_reference:
             with self.model.disable_adapter() if self._adapter else nullcontext():  # type: ignore[operator]
                 for row, logprobs, _ in self._score(self._reference_pass, batch.rows, values=False):
-                    row.reference = _finite(logprobs, "log π_ref", row)
+                    row.reference = finite(logprobs, "log π_ref, as the learner computes it,", row)
         assign_credit(batch, self.method)
+        skipping.check_credit(batch.rows)
 
     @collective
     def score(self, rows: Sequence[Row]) -> list[tuple[Row, np.ndarray]]:
@@ -163,8 +182,10 @@ class Learner:
 
         Raises:
             ValueError: As :meth:`prepare`.
+            NonFinite: A log-probability of the engine is.
         """
         check_ids(rows, self.vocabulary)
+        skipping.check_sampled(rows)
         return [(row, logprobs) for row, logprobs, _ in self._score(self._policy_pass, rows, values=False)]
 
     @collective
@@ -179,8 +200,9 @@ class Learner:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What a checkpoint notes beside the files, plain JSON."""
-        return {"updates": self.updates, "skips": self.skips, "scaler": self.optimizer.scaler.state_dict()}
+        """What a checkpoint notes beside the files, plain JSON; ``not_finite`` is for callers in other processes."""
+        scaler = self.optimizer.scaler.state_dict()
+        return {"updates": self.updates, "scaler": scaler, "not_finite": self.not_finite}
 
     @collective
     def save(self, folder: Path) -> None:
@@ -191,7 +213,7 @@ class Learner:
     def restore(self, folder: Path, counts: Mapping[str, Any]) -> None:
         """Brings back what was saved; see :func:`grpo_agents.learner.saved.restore`."""
         saved.restore(self, folder)
-        self.updates, self.skips = counts["updates"], counts["skips"]
+        self.updates = counts["updates"]
         if counts.get("scaler"):
             self.optimizer.scaler.load_state_dict(counts["scaler"])
 
@@ -211,13 +233,13 @@ class Learner:
                 log-probabilities can be compared at.
 
         Returns:
-            Figures: loss, grad_norm, lr, skipped; tokens that were computed, and over them the means of entropy,
-            ratio π/π_old, kl (k3) where there is a reference, and the method's own; at the first update those of
-            :func:`grpo_agents.learner.mismatch.compare`, too.
+            Figures: loss, grad_norm, lr; tokens that were computed, and over them the means of entropy, ratio π/π_old,
+            kl_old (k3 of π_old and π) where the method weighs by that ratio, kl (k3) where there is a reference, and
+            the method's own; at the first update those of :func:`grpo_agents.learner.mismatch.compare`, too; and
+            ``skipped/…`` = 1 where it was not made, and what for.
 
         Raises:
             ValueError: The engine's log-probabilities are off; then nothing was moved.
-            FloatingPointError: Too many updates in a row had no finite gradient.
         """
         rows = batch.rows
         if self.method.gradient_only_from_advantages(progress):
@@ -225,6 +247,7 @@ class Learner:
         entropy_gradient = self.method.entropy_weight(progress) > 0
         sums: dict[str, float] = defaultdict(float)
         compared: list[tuple[np.ndarray, ...]] = []
+        culprits: list[str] = []
         self._policy_pass.train()
         for part, counts in self._passes(self._deal(rows, self.method.unit)):
             found = self._policy_pass(part, entropy_gradient=entropy_gradient)
@@ -232,33 +255,37 @@ class Learner:
             loss = self.method.loss(tokens)
             self.optimizer.backward(loss if counts else 0 * loss)
             if counts:
-                sums["loss"] += loss.item()
+                sums["loss"] += (own := loss.item())
+                if not math.isfinite(own):
+                    culprits += skipping.culprits(part, tokens)
                 self._add_figures(sums, tokens)
                 if version is not None and self.source == "policy":
                     compared.append(self._compared(part, tokens, version))
         figures = _means(self.ranks.gather(sums))
-        compared = [arrays for some in self.ranks.gather(compared) for arrays in some]
+        compared, culprits = (
+            list(chain.from_iterable(some)) for some in zip(*self.ranks.gather((compared, culprits)), strict=True)
+        )
         if compared:
             figures |= mismatch.compare(*map(np.concatenate, zip(*compared, strict=True)))
             mismatch.check(figures, self.largest_mismatch)  # before anything is moved by it
         figures["lr"] = self.optimizer.rate(self.updates)
         scale = self.optimizer.scaler.get_scale()
-        figures["grad_norm"] = self.optimizer.step(self.updates) if rows else 0.0
-        self.updates += 1
-        finite = bool(np.isfinite(figures["grad_norm"]))
-        figures["skipped"] = float(not finite)
         if self.optimizer.scaler.is_enabled():
             figures["loss_scale"] = scale
-        if finite or scale > 1:  # one that overflowed by its scale is tried again with a smaller one
-            self.skips = 0
-        else:
-            self.skips += 1
-        if self.skips >= self.config.stop_after_skips:
-            raise FloatingPointError(
-                f"{self.skips} updates in a row had a gradient that is not finite. The weights are those before them. "
-                "Lower learner.optimizer.lr, or compute in float32 (model.dtype)."
-            )
-        return figures
+        far = not figures.get("kl_old", 0.0) <= self.largest_kl_old  # or not a number
+        moves = bool(rows) and not culprits and not far
+        figures["grad_norm"] = norm = self.optimizer.step(self.updates, moves=moves) if rows else 0.0
+        self.updates += 1
+        skip: Skip | None = None
+        if culprits or not (math.isfinite(norm) or scale > 1):
+            skip, self.not_finite = "non_finite", skipping.in_words(culprits)
+        elif far:
+            skip = "ratio"
+        elif not math.isfinite(norm):
+            skip = "loss_scale"
+        elif norm == 0:
+            skip = "no_gradient"
+        return figures if skip is None else {**figures, f"skipped/{skip}": 1.0}
 
     def _passes(self, shares: list[list[list[Row]]]) -> Iterator[tuple[list[Row], bool]]:
         """This rank's micro-batches, and whether each counts: ranks pass forward equally often, some to no end."""
@@ -328,6 +355,8 @@ class Learner:
             per_token = {"entropy": tokens.entropy, **self.method.figures(tokens)}
             if self.source not in ("demonstrations", "pairs"):
                 per_token["ratio"] = (tokens.logprobs - tokens.old).exp()
+                if self.method.weighs_by_ratio:
+                    per_token["kl_old"] = kl_estimate("k3", tokens.old, tokens.logprobs, tokens.old)
             if tokens.reference is not None:
                 per_token["kl"] = kl_estimate("k3", tokens.logprobs, tokens.reference, tokens.old)
             sums["tokens"] += len(tokens.logprobs)
@@ -339,17 +368,6 @@ class Learner:
         own = tokens.old if self.config.old_logprobs == "recompute" else tokens.logprobs.detach()
         staleness = version - np.concatenate([row.version for row in rows])
         return own.cpu().numpy(), np.concatenate([row.sampler for row in rows]), staleness
-
-
-def _finite(values: np.ndarray, what: str, row: Row) -> np.ndarray:
-    """The values, if they are finite."""
-    if not np.isfinite(values).all():
-        raise FloatingPointError(
-            f"trajectory {row.name}: {what}, as the learner computes it, is not finite. Nothing was learned from this "
-            "batch. Weights that are not finite, or too large for what is computed in, do this: go on from an earlier "
-            "checkpoint with a lower learner.optimizer.lr, or compute in float32 (model.dtype)."
-        )
-    return values
 
 
 def _means(ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -79,8 +79,15 @@ class Optimizer:
         """Adds the gradient of a part of the batch's loss, scaled."""
         self.scaler.scale(loss).backward()
 
-    def step(self, step: int) -> float:
-        """Clips the gradient and moves the weights, unless the gradient is not finite; forgets it either way.
+    def step(self, step: int, *, moves: bool = True) -> float:
+        """Clips the gradient and moves the weights; forgets the gradient also where nothing is moved.
+
+        Nothing is by a gradient that is not finite, nor by one of zeros: moments and weight decay would move weights
+        by themselves.
+
+        Args:
+            step: Counted from 0, for the schedule.
+            moves: False leaves weights and moments as they are.
 
         Returns:
             The gradient's norm before clipping.
@@ -88,7 +95,7 @@ class Optimizer:
         for part in self._parts:
             self.scaler.unscale_(part)
         norm = float(whole(torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip)))
-        if math.isfinite(norm):
+        if moves and math.isfinite(norm) and norm > 0:
             rate = self.rate(step)
             for part in self._parts:
                 for group in part.param_groups:

@@ -64,9 +64,6 @@ class LearnerConfig(Section):
         default="engine", description="log π_old as the engine returned it, or computed again by the learner."
     )
     gradient_checkpointing: bool = Field(default=False, description="Compute activations again in the backward pass.")
-    stop_after_skips: int = Field(
-        default=3, ge=1, description="Stop after so many updates in a row without a finite gradient."
-    )
 
 
 class RewardModelConfig(Section):

@@ -159,6 +159,11 @@ class Grpo(Method):
         """True with ``tis`` or ``mis``."""
         return self.tis is not None or self.mis is not None
 
+    @property
+    def weighs_by_ratio(self) -> bool:
+        """True."""
+        return True
+
     def entropy_weight(self, progress: float) -> float:
         """The bonus at this point of the run."""
         if self.entropy_until == 1:

@@ -154,6 +154,11 @@ class Method(Section):
         return False
 
     @property
+    def weighs_by_ratio(self) -> bool:
+        """Whether its loss weighs tokens by π/π_old, so that it is spoiled where that ratio explodes."""
+        return False
+
+    @property
     def needs_rewards(self) -> tuple[str, ...]:
         """The components of the reward vector that it reads by name."""
         return ()

@@ -24,11 +24,6 @@ SHOWN = ("reward", "reward/outcome", "loss", "entropy", "kl", "groups_tied", "gr
 """Figures of a step in its plain line, where the run has them."""
 
 ADVICE = {
-    "groups_tied": (
-        1.0,
-        "in every group all episodes earned the same, so nothing was learned. Tasks that are neither too easy nor too "
-        "hard, a finer reward or a larger rollout.group_size make them differ",
-    ),
     "diversity/unanimous": (
         0.9,
         "in nine of ten groups all rollouts come to one answer. What agrees with them is rewarded now, right or wrong: "

@@ -14,10 +14,22 @@ from rich.text import Text
 
 from grpo_agents.terminal.text_pictures import Series, binned, dots, limits, sparkline
 
-ROWS = ("reward", "reward/", "loss", "entropy", "kl", "groups_tied", "stopped/", "grad_norm", "missing/", "left_out")
+ROWS = (
+    "reward",
+    "reward/",
+    "loss",
+    "entropy",
+    "kl",
+    "groups_tied",
+    "stopped/",
+    "skipped/",
+    "grad_norm",
+    "missing/",
+    "left_out",
+)
 """Figures of a step in the order in which they are shown; all that begin so, where a slash is last."""
 
-QUIET = ("groups_tied", "stopped/", "left_out")
+QUIET = ("groups_tied", "stopped/", "skipped/", "left_out")
 """They are left out as long as they are 0."""
 
 LAST = 10
@@ -183,7 +195,7 @@ def _is_quiet(name: str) -> bool:
 
 def _absent(name: str) -> float:
     """What a figure is in a step that does not have it: nothing of some is not told."""
-    return 0.0 if name.startswith(("stopped/", "missing/")) else math.nan
+    return 0.0 if name.startswith(("stopped/", "skipped/", "missing/")) else math.nan
 
 
 def _shown(name: str) -> str:

@@ -118,7 +118,9 @@ class RunSummary:
         """What went wrong, counted."""
         counted = {
             "episodes left out of learning": "left_out",
-            "updates skipped, as their gradient was not finite": "skipped",
+            "updates not made, as something was not finite": "skipped/non_finite",
+            "updates not made, as π/π_old exploded": "skipped/ratio",
+            "updates not made, as nothing had a gradient": "skipped/no_gradient",
         }
         lines = [
             f"{words}: {count:,.0f}"

@@ -89,6 +89,26 @@ def led():
     return found | {f"led|score|{order[id(row)]}": torch.from_numpy(values.copy()) for row, values in scores}
 
 
+def spoiled():
+    """Rows of one rank, or of two, are not a number: what is said and moved at any of them."""
+    found = {}
+    for name, rows in (("one", [3]), ("both", range(10))):
+        learner, batch = make_learner("small")
+        learner.prepare(batch)
+        learner.update(batch, 0.0)
+        before = {key: whole(value.detach()).clone() for key, value in learner.optimizer.named.items()}
+        state = {key: value.clone() for key, value in learner.optimizer.state().items()}
+        for row in rows:
+            batch.rows[row].old = np.full_like(batch.rows[row].old, np.nan)
+        figures = learner.update(batch, 0.0)
+        same = [torch.equal(whole(value.detach()), before[key]) for key, value in learner.optimizer.named.items()]
+        same += [torch.equal(value, state[key]) for key, value in learner.optimizer.state().items()]
+        said = set(learner.ranks.gather((learner.not_finite, figures["skipped/non_finite"], learner.updates)))
+        words = repr([*said, all(same)]).encode()
+        found[f"spoiled|{name}"] = torch.frombuffer(bytearray(words), dtype=torch.uint8)
+    return found
+
+
 def refused():
     """What is said of moments in 8 bits, where ranks hold shards."""
     config = LearnerConfig(optimizer=OptimizerConfig(name="adamw8bit"))
@@ -103,7 +123,7 @@ def main(out):
     """Runs every case and writes what came out."""
     torch.set_num_threads(1)
     begin()
-    found = {key: value for name in CASES for key, value in run(name).items()} | led() | refused()
+    found = {key: value for name in CASES for key, value in run(name).items()} | led() | spoiled() | refused()
     if Ranks().rank == 0:
         save_file(found, out)
 

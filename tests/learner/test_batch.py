@@ -76,14 +76,6 @@ def test_turns_that_are_left_out_are_not_trained_and_do_not_count(rng):
     assert make_batch([trajectory]).trajectories == 0
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
-def test_a_log_probability_that_is_not_finite_is_named(rng, value):
-    trajectory = sampled(rng, 90, 3, [(2, 0)], advantage=1.0, group=4, index=2)
-    trajectory.samples[0].logprobs[4] = value
-    with pytest.raises(ValueError, match=r"trajectory 4\.2: .*not finite"):
-        make_batch([trajectory])
-
-
 def test_a_row_holds_the_support_of_its_trained_tokens(rng):
     trajectory = sampled(rng, 90, 2, [(2, 1), (1, 1)], advantage=1.0, group=4, index=2)
     (sample,) = trajectory.samples

@@ -1,6 +1,8 @@
 """Two processes that share a learner make the update of one; and what one does without another."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,17 @@ def test_the_others_follow_the_first(of_two):
     assert {key for key in of_two if key.startswith("led|")} == alone.keys()
     for key, value in alone.items():
         torch.testing.assert_close(of_two[key], value, rtol=1e-3, atol=1e-3, msg=key)
+
+
+@pytest.mark.parametrize(("which", "said"), [("one", "trajectory 1.1: π/π_old is not finite"),
+                                             ("both", r"trajectory \d.\d: .*; 9 more in this batch")])  # fmt: skip
+def test_all_processes_skip_an_update_that_one_of_them_cannot_make(which, said, of_two):
+    """They say the same, and neither weights nor moments move."""
+    for found in (of_two, ranked.spoiled()):
+        reasons, unmoved = ast.literal_eval(bytes(found[f"spoiled|{which}"].tolist()).decode())
+        assert unmoved
+        assert re.fullmatch(said, reasons[0])
+        assert reasons[1:] == (1.0, 2)
 
 
 def test_moments_in_8_bits_are_refused_where_ranks_hold_shards(of_two):

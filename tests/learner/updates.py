@@ -18,7 +18,7 @@ def gradients(learner, batch, progress=0.0):
     """The gradient of one update, which is not made, by parameter."""
     found = {}
 
-    def catch(_):
+    def catch(_, **settings):
         found.update({name: value.grad.clone() for name, value in learner.optimizer.named.items()})
         raise Gradient
 

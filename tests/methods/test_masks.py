@@ -73,7 +73,7 @@ def test_the_gradient_is_that_of_sampled_tokens(settings, max_tokens):
     learner = Learner(model, LearnerConfig(max_tokens=max_tokens), method, steps=1)
     found = {}
 
-    def catch(_):
+    def catch(_, **settings):
         found.update({name: value.grad.clone() for name, value in model.named_parameters()})
         return 0.0
 

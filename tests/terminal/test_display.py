@@ -35,11 +35,11 @@ def test_what_is_left_out_is_shown_where_anything_is(said):
 @pytest.mark.parametrize(
     ("name", "enough", "words"),
     [
-        ("groups_tied", 1.0, "all episodes earned the same, so nothing was learned"),
+        ("diversity/unanimous", 0.9, "in nine of ten groups all rollouts come to one answer"),
         ("stopped/tokens", 0.5, "most episodes were cut short by rollout.max_turn_tokens"),
     ],
 )
-def test_a_run_that_learns_nothing_is_put_into_words_once(said, name, enough, words):
+def test_a_figure_that_is_not_plain_is_put_into_words_once(said, name, enough, words):
     display = Display(100)
     display.step(0, {name: enough - 0.1})
     assert said() == []

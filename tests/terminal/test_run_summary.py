@@ -69,8 +69,8 @@ def test_batches_are_those_of_the_first_and_the_last_tenth(unbroken, tmp_path):
 def test_what_went_wrong_is_counted(unbroken, tmp_path):
     folder = RunFolder(shutil.copytree(unbroken, tmp_path / "run"))
     assert "episodes" not in summed_up(folder.path).split("Batches")[1]
-    folder.log({"step": 4, "missing/outcome": 2.0, "left_out": 2.0, "skipped": 1.0, "seconds/step": 1.0})
-    folder.log({"step": 5, "missing/outcome": 3.0, "left_out": 3.0, "skipped": 0.0, "seconds/step": 1.0})
+    folder.log({"step": 4, "missing/outcome": 2.0, "left_out": 2.0, "skipped/non_finite": 1.0, "seconds/step": 1.0})
+    folder.log({"step": 5, "missing/outcome": 3.0, "left_out": 3.0, "skipped/no_gradient": 2.0, "seconds/step": 1.0})
     last = sorted(folder.trajectories.glob("eval-*"))[-1]
     scoring = store.read_scoring(last)
     broken = Trajectory(error="shop: no pears", stop_reason="error", rewards=dict.fromkeys(scoring.vector.names))
@@ -78,7 +78,9 @@ def test_what_went_wrong_is_counted(unbroken, tmp_path):
     text = summed_up(folder.path)
     assert "episodes without outcome: 5" in text
     assert "episodes left out of learning: 5" in text
-    assert "updates skipped, as their gradient was not finite: 1" in text
+    assert "updates not made, as something was not finite: 1" in text
+    assert "updates not made, as nothing had a gradient: 2" in text
+    assert "exploded" not in text
     assert "episodes of the last evaluation with error: shop: no pears: 1" in text
 
 
