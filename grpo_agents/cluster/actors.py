@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from grpo_agents.cluster.versions import check_versions
 from grpo_agents.config import Config, make_config
 from grpo_agents.engines import Completion, Request, Sampling
 from grpo_agents.rollout import Order
-from grpo_agents.trajectory import Group, Task  # noqa: F401  what crosses the wire
+from grpo_agents.trajectory import Group
+
+if TYPE_CHECKING:
+    from grpo_agents.cluster.worker import Worker
 
 
 def enter(folder: str, versions: dict[str, str]) -> None:
@@ -40,6 +43,8 @@ def enter(folder: str, versions: dict[str, str]) -> None:
 
 class WorkerActor:
     """A :class:`~grpo_agents.cluster.worker.Worker` behind Ray."""
+
+    _worker: Worker
 
     async def start(self, config: dict[str, Any], folder: str, versions: dict[str, str]) -> int:
         """Loads engine and environments; gives the most tokens that the engine takes.
