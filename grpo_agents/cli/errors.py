@@ -26,6 +26,8 @@ _EXTRAS = {
     **dict.fromkeys(("openai", "httpx2", "anyio"), "hosted"),
     **dict.fromkeys(("mcp", "jsonschema"), "mcp"),
     "bm25s": "retrieval",
+    **dict.fromkeys(("websockets", "starlette", "uvicorn"), "serve"),
+    "ray": "ray",
 }
 _PACKAGE = Path(__file__).parents[1]
 
