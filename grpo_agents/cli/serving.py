@@ -57,8 +57,8 @@ def serve_env(
         screen.print(said, markup=False, highlight=False, soft_wrap=True)
         if not url.startswith(("http://127.", "http://localhost", "http://[::1]")):
             screen.print(
-                "Others can reach it: who shows the token plays, and calls its tools with your rights. What is sent, the "
-                "token too, can be read on the way, unless a proxy adds https.",
+                "Others can reach it: who shows the token plays, and calls its tools with your rights. What is sent, "
+                "the token too, can be read on the way, unless a proxy adds https.",
                 style="yellow",
                 highlight=False,
                 soft_wrap=True,

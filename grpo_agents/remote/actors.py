@@ -7,6 +7,7 @@ died again; what it held is lost, and the next reset begins in a new session.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,9 @@ from grpo_agents.remote.wire import RemoteFailure, SessionLost
 
 MOST_SESSIONS = 1024
 """Environments in one actor."""
+
+PAUSE_SECONDS = 0.1
+"""Between two looks whether an actor has been started again."""
 
 GRACE_SECONDS = 30.0
 """What Ray may take beside an environment, to start an actor and to carry an answer."""
@@ -106,10 +110,15 @@ class ActorLink:
 
     def open(self, patience: float) -> None:
         """Begins a session; Ray waits for room, and for an actor that starts again."""
-        from ray.exceptions import GetTimeoutError, RayError
+        from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
+        deadline = time.monotonic() + patience + self._timeout
         try:
-            self._key = self._get(self._actor.open.remote(), patience + self._timeout)
+            while self._key is None:
+                try:
+                    self._key = self._get(self._actor.open.remote(), max(0.0, deadline - time.monotonic()))
+                except ActorUnavailableError:  # it is being started again
+                    time.sleep(PAUSE_SECONDS)
         except GetTimeoutError:
             raise RemoteFailure(
                 f"{self.where}: no actor began within {patience + self._timeout:g} s: has the cluster room for what "

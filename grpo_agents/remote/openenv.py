@@ -30,11 +30,19 @@ _NOT_SAID = ("done", "reward", "metadata")
 
 
 def is_openenv(link: Link) -> bool:
-    """Whether a server does not know what ours is asked first; leaves a session open."""
+    """Whether a server does not know what ours is asked first; leaves a session open, unless there is other trouble."""
     link.open(0.0)
-    answer = link.ask({"type": "describe", "data": {}})
-    data = answer.get("data") if isinstance(answer, dict) else None
-    return isinstance(data, dict) and answer.get("type") == "error" and data.get("code") == "UNKNOWN_TYPE"
+    try:
+        answer = link.ask({"type": "describe", "data": {}})
+    except BaseException:
+        link.close()
+        raise
+    if not isinstance(answer, dict) or answer.get("type") != "error":
+        return False
+    if isinstance(data := answer.get("data"), dict) and data.get("code") == "UNKNOWN_TYPE":
+        return True
+    link.close()
+    return False
 
 
 def draw_seed(rng: np.random.Generator) -> Task:

@@ -68,6 +68,7 @@ def make_app(make: Callable[[], AgentEnv], name: str, limits: Limits) -> Starlet
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse
     from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocketDisconnect
 
     sessions = Sessions(make, name, limits.sessions)
 
@@ -92,7 +93,10 @@ def make_app(make: Callable[[], AgentEnv], name: str, limits: Limits) -> Starlet
             opened = sessions.open()
         except Full as full:
             await _send(web, error_answer(str(full), "CAPACITY_REACHED"))
-            await web.close(1013, str(full))
+            with suppress(TimeoutError, WebSocketDisconnect):  # clients that are hung up on do not read what was said
+                await asyncio.wait_for(_receive(web), GRACE_SECONDS)
+                await asyncio.wait_for(_receive(web), GRACE_SECONDS)
+                await web.close(1013, str(full))
             return
         try:
             await _converse(web, opened, limits)

@@ -1,5 +1,7 @@
 """An environment behind a server is the environment."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -17,12 +19,12 @@ from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.envs.teacher import TeacherEnv
 from grpo_agents.envs.tool_math import ToolMathEnv
 from grpo_agents.rewards.component import RewardVector
-from grpo_agents.rewards.cost import cost
+from grpo_agents.rewards.cost import cost, latency
 from grpo_agents.rollout import Rollout, RolloutConfig
 from grpo_agents.spaces import tool_call
 
 QUESTIONS = [{"question": f"{n} + {n}?", "answer": str(2 * n)} for n in range(9)]
-MARKET = {"offered": [1, 3], "price": [0.5, 2.0]}
+MARKET = {"prices": {"expert": [1.0, 2.0]}, "latencies": {"novice": [0.1, 9.0]}, "aliases": ["a", "b", "c"]}
 
 
 class Moody:
@@ -64,6 +66,11 @@ def actions(env):
     yield from ["\\boxed{7}", "7", "bye"] * 8
 
 
+def timeless(runs):
+    """Tool calls without seconds that are measured, of which no two are the same."""
+    return [replace(run, latency=0.0 if run.name == "calculator" else run.latency) for run in runs]
+
+
 def played(env, **reset):
     """Everything that an episode shows."""
     observation, info = env.reset(**reset)
@@ -73,7 +80,7 @@ def played(env, **reset):
         env.charge(0.1)
         env.charge(0.2)
         outcome = env.step(action)
-        seen.append((outcome, env.runs, env.spent, env.left))
+        seen.append((outcome, timeless(env.runs), env.acting.spent, env.acting.left))
         if outcome[2]:
             return [*seen, env.render()]
     return seen
@@ -130,16 +137,16 @@ def test_trajectories_of_a_rollout_are_the_same(name):
 
     def sampled(make):
         engine = ScriptedEngine(lambda session, turn: turns[min((turn + session) % 3, 1)])
-        vector = RewardVector(["outcome", cost])
-        rollout = Rollout(make, chat, engine, vector, RolloutConfig(group_size=3, max_turns=4), env_name="it")
+        vector = RewardVector(["outcome", cost, latency])
+        rollout = Rollout(make, chat, engine, vector, RolloutConfig(group_size=2, max_turns=4), env_name="it")
         tasks = [MADE[name]().task_source[index] for index in range(3)]
         groups = [*rollout.sample(tasks, seed=0), *rollout.sample(tasks, seed=1)]
         rollout.close()
         for trajectory in (entry for group in groups for entry in group.trajectories):
-            trajectory.seconds = 0.0
+            trajectory.seconds, trajectory.rewards["latency"] = 0.0, None
             trajectory.samples = [(s.ids.tolist(), s.mask.tolist(), s.logprobs.tolist()) for s in trajectory.samples]
             for step in trajectory.steps:
-                step.seconds = 0.0
+                step.seconds, step.tools = 0.0, timeless(step.tools)
         return groups
 
     with served(MADE[name]) as url:
@@ -159,8 +166,6 @@ def test_tasks_of_ones_own_are_drawn_as_they_are_here():
 
 
 def test_generated_tasks_follow_the_seed_of_a_run():
-    from dataclasses import replace
-
     with served(ToolMathEnv) as url:
         there, here = make_env(url).task_source, ToolMathEnv().task_source
         assert replace(there, seed=5)[3] == replace(here, seed=5)[3] != here[3] == there[3]
