@@ -20,6 +20,8 @@ from grpo_agents.engines import mix
 from grpo_agents.env import AgentEnv, make_env
 from grpo_agents.learner.model import load_model
 from grpo_agents.pseudo_labels import PseudoLabels
+from grpo_agents.remote import is_remote, make_remote
+from grpo_agents.remote.client import RemoteTasks
 from grpo_agents.rewards.component import Component, RewardVector, asked_by, from_environment
 from grpo_agents.rewards.preference import Choices, Preferences, Simplex
 from grpo_agents.rewards.watched import score_hiding_gold
@@ -98,7 +100,7 @@ class Parts:
     def own_rollout(self, *, evaluating: bool) -> tuple[Rollout, Tasks]:
         """A rollout in this process, and its tasks."""
         config = self.config
-        options = config.eval.env_options if evaluating and config.eval.env_options else config.env.options
+        options = config.env.made_with(config.eval.env_options if evaluating else None)
         where = config.eval.source if evaluating and config.eval.source.source else config.tasks
         make, tasks = environment(config.env.id, options, where, seed=mix(config.seed, 4 + evaluating))
         rollout = Rollout(
@@ -128,7 +130,7 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
     Raises:
         ValueError: Something of the config does not exist or does not fit; says which key.
     """
-    env = make_env(config.env.id, **config.env.options)
+    env = make_env(config.env.id, **config.env.made_with())
     vector, watched = make_vector(config.rewards, env)
     check_gate(config.advantage, vector)
     check_maxima(env.maxima, [*env.components, *vector.names])
@@ -193,11 +195,13 @@ def environment(
             source.source, split=source.split, columns=source.columns, skip_broken=source.skip_broken, seed=seed
         )
         options = {**options, "tasks": tasks}
-    else:
-        tasks = make_env(name, **options).task_source
-        if isinstance(tasks, GeneratedTasks):
+    # One that lives elsewhere is asked once what it is, so that a server may be away for a while later.
+    make = make_remote(name, **options).another if is_remote(name) else partial(make_env, name, **options)
+    if tasks is None:
+        tasks = make().task_source
+        if isinstance(tasks, GeneratedTasks | RemoteTasks):
             tasks = replace(tasks, seed=seed)
-    return lambda: make_env(name, **options), tasks
+    return make, tasks
 
 
 def make_vector(config: RewardsConfig, env: AgentEnv) -> tuple[RewardVector, tuple[Component, ...]]:

@@ -20,6 +20,8 @@ from grpo_agents.learner.settings import LearnerConfig, ModelConfig, RewardModel
 from grpo_agents.loggers import LoggerName
 from grpo_agents.methods import Method, available, make_method
 from grpo_agents.methods.method import SourceKind
+from grpo_agents.remote import Place
+from grpo_agents.remote.making import RAY
 from grpo_agents.rollout import RolloutConfig
 from grpo_agents.section import Key, Section, keys_of, problems, unknown_key
 from grpo_agents.writing import write_whole
@@ -41,8 +43,23 @@ class ChatConfig(Section):
 class EnvConfig(Section):
     """Which environment."""
 
-    id: str = Field(description="A Gymnasium id, module:Class or file.py:Class; see `grpo-agents envs`.")
+    id: str = Field(
+        description="A Gymnasium id, module:Class or file.py:Class; see `grpo-agents envs`. Or where one lives: "
+        "http://… of a server (`grpo-agents serve-env`), or ray: and any id."
+    )
     options: dict[str, Any] = Field(default={}, description="Handed to the environment when it is made.")
+    place: Place | None = Field(default=None, description="What Ray gives the actors of an environment ray:….")
+
+    @model_validator(mode="after")
+    def _only_ray_has_a_place(self) -> EnvConfig:
+        if self.place is not None and not self.id.startswith(RAY):
+            raise ValueError(f'env.place is of environments that Ray holds: env.id = "{RAY}{self.id}"')
+        return self
+
+    def made_with(self, other: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What it is made with: other options, where there are any, or its own; and its place."""
+        options = other or self.options
+        return options if self.place is None else {**options, "place": self.place}
 
 
 class TasksConfig(Section):
@@ -398,13 +415,22 @@ def _override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"--set {override!r}: write section.key=value, as learner.optimizer.lr=1e-6")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+    value = read_value(text)
     *sections, last = key.strip().split(".")
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
             raise ValueError(f"--set {override!r}: {section!r} is no section")
     data[last] = value
+
+
+def read_value(text: str) -> Any:
+    """A value in TOML; text may go without quotes.
+
+    >>> read_value("[1, 2]"), read_value("train")
+    ([1, 2], 'train')
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()

@@ -370,14 +370,19 @@ class VectorReward(gymnasium.Wrapper[tuple[Message, ...], Message, tuple[Message
 
 
 def make_env(name: str, **kwargs: Any) -> AgentEnv:
-    """Makes an environment by its Gymnasium id, or by ``module:Class`` or ``file.py:Class``.
+    """Makes an environment by its Gymnasium id, by ``module:Class`` or ``file.py:Class``, or by where it lives.
+
+    That is ``http://host:port`` of a server, or ``ray:ENV``: see :func:`grpo_agents.remote.make_remote`.
 
     Raises:
         ValueError: An unknown name or option; says what comes nearest, or what there is.
         TypeError: It is no :class:`AgentEnv`.
     """
     import grpo_agents.envs  # noqa: F401  registers the built-in ones
+    from grpo_agents.remote import is_remote, make_remote
 
+    if is_remote(name):
+        return make_remote(name, **kwargs)
     if ":" in name and not name.startswith("grpo_agents/"):
         maker = load_object(name)
         _check_options(name, maker, kwargs)

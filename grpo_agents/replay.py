@@ -26,12 +26,15 @@ import json
 import queue
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_agents.env import AgentEnv
 from grpo_agents.threads import Abandoned, Outcome, StepThreads
 from grpo_agents.tools import Price, Tool, run_calls
 from grpo_agents.trajectory import Message, Step, ToolRun, Trajectory
+
+if TYPE_CHECKING:
+    from grpo_agents.remote.client import RemoteTable
 
 STEP_SECONDS = 60.0
 """What a step may take where no run says it, as ``rollout.step_timeout``."""
@@ -103,7 +106,7 @@ class Replay:
         self._make_env = make_env
         self._timeout = step_timeout
         self._threads = StepThreads(1)
-        self._table: _Table | None = None
+        self._table: Table | RemoteTable | None = None
 
     def play(self, trajectory: Trajectory) -> Difference | None:
         """Plays an episode as far as its environment took it; the first difference, None where there is none.
@@ -114,7 +117,7 @@ class Replay:
         abandoned = (trajectory.error or "").endswith(RAN_OUT)  # what it would have said nobody knows
         if abandoned and not trajectory.prompt:
             raise CannotReplay("its reset gave no answer in time, so that there is nothing to compare")
-        table = self._table = self._table or _Table(self._make_env())
+        table = self._table = self._table or table_of(self._make_env())
         failed = trajectory.stop_reason == "error"
         outcome = self._call(lambda: table.reset(trajectory))
         if failed and not trajectory.prompt:
@@ -145,7 +148,9 @@ class Replay:
         if self._table is not None:
             self._table.env.close()
 
-    def _step(self, table: _Table, step: Step, number: int, ending: list[str], *, failed: bool) -> Difference | None:
+    def _step(
+        self, table: Table | RemoteTable, step: Step, number: int, ending: list[str], *, failed: bool
+    ) -> Difference | None:
         """Plays a turn; the first difference."""
         where = f"turn {number}"
         outcome = self._call(lambda: table.step(step))
@@ -178,7 +183,22 @@ class Replay:
         return result
 
 
-class _Table:
+def table_of(env: AgentEnv) -> Table | RemoteTable:
+    """Where stored episodes of an environment are played: here, or where it lives.
+
+    Raises:
+        CannotReplay: It is played through one that is here, or a language model plays a part in it.
+    """
+    from grpo_agents.remote.client import RemoteEnv, RemoteTable
+
+    if isinstance(env, RemoteEnv):
+        return RemoteTable(env)
+    if isinstance(env.acting, RemoteEnv):
+        raise CannotReplay("its environment plays one that lives elsewhere: serve the whole of it there")
+    return Table(env)
+
+
+class Table:
     """An environment whose tools from outside give what is stored."""
 
     def __init__(self, env: AgentEnv):

@@ -19,6 +19,7 @@ from grpo_agents.cli.importing import export, import_files
 from grpo_agents.cli.replaying import replay
 from grpo_agents.cli.reporting import report
 from grpo_agents.cli.rescoring import rescore_files
+from grpo_agents.cli.serving import serve_env
 from grpo_agents.cli.starting import keys, new_env, new_reward
 from grpo_agents.cli.training import reward_model, rollout, train
 from grpo_agents.cli.verification import verify
@@ -52,6 +53,7 @@ app.command(cls=Command)(envs)
 app.command(cls=Command)(check)
 app.command(cls=Command)(keys)
 app.command(cls=Command)(play)
+app.command("serve-env", cls=Command)(serve_env)
 new.command("env", cls=Command)(new_env)
 new.command("reward", cls=Command)(new_reward)
 

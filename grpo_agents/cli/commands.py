@@ -13,7 +13,9 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TO
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value, as learner.optimizer.lr=1e-6.")
 ]
-EnvName = Annotated[str, typer.Argument(metavar="ENV", help="A Gymnasium id, module:Class or file.py:Class.")]
+EnvName = Annotated[
+    str, typer.Argument(metavar="ENV", help="A Gymnasium id, module:Class, file.py:Class, http://… or ray:ENV.")
+]
 
 
 def _plain(params: list[Any]) -> list[Any]:

@@ -28,6 +28,8 @@ _EXTRAS = {
     **dict.fromkeys(("mcp", "jsonschema"), "mcp"),
     **dict.fromkeys(("ray", "psutil"), "ray"),
     "bm25s": "retrieval",
+    **dict.fromkeys(("websockets", "starlette", "uvicorn"), "serve"),
+    "ray": "ray",
 }
 _PACKAGE = Path(__file__).parents[1]
 

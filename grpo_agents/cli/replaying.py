@@ -150,6 +150,8 @@ def _of_run(path: Path, env: str, phase: str) -> tuple[dict[str, Any], float | N
     options = data["env"].get("options", {})
     if phase == "eval":
         options = data.get("eval", {}).get("env_options") or options
+    if "place" in data["env"]:
+        options = {**options, "place": data["env"]["place"]}
     return options, data.get("rollout", {}).get("step_timeout")
 
 

@@ -1,0 +1,80 @@
+"""Environments in actors of Ray."""
+
+import os
+
+import pytest
+
+from grpo_agents.contract import check
+from grpo_agents.env import make_env
+from grpo_agents.envs.library_desk import LibraryDeskEnv
+from grpo_agents.remote.wire import RemoteFailure, SessionLost
+from grpo_agents.spaces import tool_call
+
+ray = pytest.importorskip("ray")
+
+LOST = """
+import os, signal
+from grpo_agents import AgentEnv, Reply
+
+class Mortal(AgentEnv):
+    tasks = [{"n": 1}]
+
+    def start(self, task):
+        return "go"
+
+    def respond(self, message):
+        if message["content"] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if message["content"] == "raise":
+            raise LookupError("it broke")
+        return Reply([str(os.getpid())], {"outcome": 0.5}, message["content"] == "bye")
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+def test_episodes_are_the_same_bit_for_bit():
+    here = LibraryDeskEnv(levels=[1, 2])
+    there = make_env("ray:grpo_agents/LibraryDesk-v0", levels=[1, 2], place={"actors": 2})
+    call = {"role": "assistant", "content": "", "tool_calls": [tool_call("find_members", {"name": "Ada"})]}
+    for env in (there, there.another()):
+        for seed in range(3):
+            assert env.reset(seed=seed) == here.reset(seed=seed)
+            for action in (call, "Done?", "Goodbye."):
+                outcome = here.step(action)
+                assert (env.step(action), env.runs, env.spent) == (outcome, here.runs, here.spent)
+                if outcome[2]:
+                    break
+    assert [finding for finding in check(there.another) if finding.problem] == []
+
+
+def test_an_actor_that_dies_takes_its_episodes_and_the_next_reset_begins_again(tmp_path):
+    (tmp_path / "mortal.py").write_text(LOST)
+    env = make_env(f"ray:{tmp_path}/mortal.py:Mortal")
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match="it broke") as caught:
+        env.step("raise")
+    assert type(caught.value).__name__ == "LookupError"
+    env.reset(seed=0)
+    first = env.step("and")[0][0]["content"]
+    assert first != str(os.getpid())
+    with pytest.raises(SessionLost, match=r"ray:.*mortal.py:Mortal: the actor died"):
+        env.step("die")
+    env.reset(seed=0)
+    assert env.step("and")[0][0]["content"] != first
+
+
+def test_what_cannot_be_made_or_placed_is_said():
+    with pytest.raises(RuntimeError, match=r"takes no option 'level' .*Did you mean 'levels'"):
+        make_env("ray:grpo_agents/LibraryDesk-v0", level=[1])
+    with pytest.raises(ValueError, match=r"unknown key env.place.actor. Did you mean 'actors'"):
+        make_env("ray:grpo_agents/Math-v0", place={"actor": 2})
+    with pytest.raises(RemoteFailure, match=r"no actor began within 1 s.*`ray status`"):
+        make_env("ray:grpo_agents/ToolMath-v0", place={"resources": {"browser": 1}}, timeout=1.0, patience=0.0)
