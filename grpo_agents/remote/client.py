@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from grpo_agents.env import AgentEnv
-from grpo_agents.remote.connection import Connection, read
+from grpo_agents.remote.connection import RemoteSession, read
 from grpo_agents.remote.wire import Begun, Offered, RemoteFailure, Stepped, describe_generator, read_preferences
 from grpo_agents.spaces import Action
 from grpo_agents.tools import Price, Tool
@@ -27,7 +27,7 @@ class RemoteTasks:
         seed: Of tasks that are generated there; its own where None.
     """
 
-    connection: Connection
+    connection: RemoteSession
     seed: int | None = None
 
     @property
@@ -46,7 +46,7 @@ class RemoteTasks:
 class RemotePreferences:
     """A distribution over preferences that only its owner can draw from."""
 
-    connection: Connection
+    connection: RemoteSession
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """One user's weights, drawn there with this generator."""
@@ -67,7 +67,7 @@ class RemoteEnv(AgentEnv):
         render_mode: See :class:`AgentEnv`.
     """
 
-    def __init__(self, connection: Connection, tasks: Any = None, *, render_mode: str | None = None):
+    def __init__(self, connection: RemoteSession, tasks: Any = None, *, render_mode: str | None = None):
         said = connection.description
         super().__init__(RemoteTasks(connection) if tasks is None else tasks, render_mode=render_mode)
         self.connection = connection

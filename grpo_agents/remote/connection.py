@@ -63,7 +63,7 @@ class Link(Protocol):
         ...
 
 
-class Connection:
+class RemoteSession:
     """Asks an environment elsewhere.
 
     Args:
@@ -96,9 +96,9 @@ class Connection:
         assert self._known is not None
         return self._known
 
-    def another(self) -> Connection:
+    def another(self) -> RemoteSession:
         """One to the same environment, with a session of its own, begun when it is first used."""
-        return Connection(self._link.another(), self.description, self._patience)
+        return RemoteSession(self._link.another(), self.description, self._patience)
 
     def open(self) -> None:
         """Begins a session, and looks whether the environment is still the one that it was.

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grpo_agents.remote.client import RemoteEnv
-from grpo_agents.remote.connection import Connection
+from grpo_agents.remote.connection import RemoteSession
 from grpo_agents.remote.openenv import FIELDS, OpenEnvEnv, is_openenv
 from grpo_agents.remote.place import Place
 from grpo_agents.remote.websocket import TOKEN_VARIABLE, WebSocketLink
@@ -64,7 +64,7 @@ def make_remote(
         except ValidationError as error:
             raise ValueError("\n".join(problems(error, Place, "env.place"))) from None
         actors = Actors(name.removeprefix(RAY), options, place)
-        return RemoteEnv(Connection(actors.link(timeout), patience=patience), tasks, render_mode=render_mode)
+        return RemoteEnv(RemoteSession(actors.link(timeout), patience=patience), tasks, render_mode=render_mode)
     if place is not None:
         raise ValueError(f"env.place is of environments that Ray holds (env.id = {RAY}…), and this one is {name}")
     variable = options.pop("token_variable", TOKEN_VARIABLE)
@@ -77,4 +77,4 @@ def make_remote(
             f"{name} takes no option {next(iter(options))!r}: what is served has the options that it was served with "
             "(serve-env --option). Here there are: tasks, timeout, patience, token_variable, render_mode"
         )
-    return RemoteEnv(Connection(link, patience=patience), tasks, render_mode=render_mode)
+    return RemoteEnv(RemoteSession(link, patience=patience), tasks, render_mode=render_mode)
