@@ -32,12 +32,14 @@ def measure(workers: int, model: str) -> dict[str, Any]:
     from grpo_agents.engines.weights import Weights
     from grpo_agents.learner.model import load_model
 
-    config = make_config({
-        "model": {"path": model, "threads": 1},
-        "env": {"id": f"{HERE / 'slow_tool.py'}:SlowTool"},
-        "rollout": {"group_size": GROUP_SIZE, "threads": THREADS, "max_turn_tokens": 8},
-        "cluster": {"kind": "ray", "address": "local", "workers": workers},
-    })
+    config = make_config(
+        {
+            "model": {"path": model, "threads": 1},
+            "env": {"id": f"{HERE / 'slow_tool.py'}:SlowTool"},
+            "rollout": {"group_size": GROUP_SIZE, "threads": THREADS, "max_turn_tokens": 8},
+            "cluster": {"kind": "ray", "address": "local", "workers": workers},
+        }
+    )
     ray.init("local", num_cpus=workers + 1, include_dashboard=False, log_to_driver=False)
     parts = build(config)
     rollout, tasks = parts.rollout()

@@ -80,6 +80,7 @@ class Cluster:
             self._begin,
             settings,
             at_once=max(1, config.engine.max_rows // config.rollout.group_size),
+            most_hanging=config.alarms.hanging,
             patience=config.engine.patience,
             say=say,
         )

@@ -59,7 +59,7 @@ class _Worker:
     up: bool = False
     asked: float | None = None  # for a sign of life, of time.monotonic
     heard: float = 0.0
-    retiring: bool = False
+    retiring: str = ""  # why it is replaced when it is idle
     replaced: float | None = None  # when it is gone and another one is to be made, of time.monotonic
 
 
@@ -81,6 +81,7 @@ class Pool:
         begin: What an actor is started with.
         settings: How many there are, and when they are replaced.
         at_once: Groups that each plays at once.
+        most_hanging: Threads that may hang in a worker before it is replaced.
         patience: Seconds without a sign of life after which a worker counts as lost.
         say: Told of every replacement, and what the workers' engines say.
     """
@@ -92,12 +93,14 @@ class Pool:
         settings: ClusterConfig,
         *,
         at_once: int,
+        most_hanging: int,
         patience: float,
         say: Callable[[str], None],
     ):
         self._make = make
         self._begin = begin
         self._settings = settings
+        self._most_hanging = most_hanging
         self._patience = patience
         self._say = say
         self._scheduler: Scheduler[_Worker, _Group] = Scheduler(at_once)
@@ -336,7 +339,7 @@ class Pool:
             elif now - worker.asked > self._patience:
                 self._lose(worker, f"gave no sign of life for {self._patience:g} s (engine.patience)")
             if worker.up and worker.retiring and not self._scheduler.load(worker):
-                self._replace(worker, "had more memory than cluster.worker_memory_gib")
+                self._replace(worker, worker.retiring)
 
     def _heard(self, worker: _Worker, done: Future[Pulse]) -> None:
         pulse = self._answer(worker, done)
@@ -346,8 +349,11 @@ class Pool:
         for line in pulse.said:
             self._say(f"rollout worker {worker.number}: {line}")
         most = self._settings.worker_memory_gib
-        if most is not None and pulse.memory > most * 2**30 and not worker.retiring:
-            worker.retiring = True
+        if most is not None and pulse.memory > most * 2**30:
+            worker.retiring = "had more memory than cluster.worker_memory_gib"
+        elif pulse.hanging >= self._most_hanging:
+            worker.retiring = f"had {pulse.hanging} threads that hang in environments (alarms.hanging)"
+        if worker.retiring:
             self._scheduler.retire(worker)
 
 

@@ -23,6 +23,7 @@ from grpo_agents.config import Config
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling
 from grpo_agents.engines.weights import Weights
 from grpo_agents.rollout import Order, Rollout
+from grpo_agents.threads import hanging
 from grpo_agents.trajectory import Group
 
 T = TypeVar("T")
@@ -41,10 +42,12 @@ class Pulse:
 
     Attributes:
         memory: Bytes in main memory, of it and all that it started.
+        hanging: Threads that hang in steps of environments that were given up.
         said: What its engine told its user since the last one.
     """
 
     memory: int
+    hanging: int
     said: tuple[str, ...]
 
 
@@ -132,7 +135,7 @@ class Worker:
                 memory += process.memory_info().rss
             except psutil.NoSuchProcess:  # it has just ended
                 continue
-        return Pulse(memory, tuple(self._said.get() for _ in range(self._said.qsize())))
+        return Pulse(memory, hanging(), tuple(self._said.get() for _ in range(self._said.qsize())))
 
     def close(self) -> None:
         """Ends the engine and the environments."""

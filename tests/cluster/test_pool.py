@@ -1,0 +1,282 @@
+"""Who plays what while workers come and go; the actors are stand-ins, which answer when a test says so."""
+
+import time
+from concurrent.futures import Future
+
+import pytest
+from ray.exceptions import RayActorError, RayTaskError
+
+from grpo_agents.cluster import pool as module
+from grpo_agents.cluster.pool import Pool
+from grpo_agents.cluster.settings import ClusterConfig
+from grpo_agents.cluster.worker import Pulse
+from grpo_agents.engines import EngineFailure
+from grpo_agents.rollout import Order
+from grpo_agents.trajectory import Group
+
+GIB = 2**30
+ORDERS = [Order({"id": str(number)}, 7, number, 2) for number in range(6)]
+
+
+class Call:
+    """A method of an actor: keeps what it was called with, and the answer to be."""
+
+    def __init__(self):
+        self.calls = []
+
+    def remote(self, *arguments):
+        answer = Future()
+        self.calls.append((arguments, answer))
+        return type("Reference", (), {"future": lambda _: answer})()
+
+
+class Actor:
+    def __init__(self):
+        self.start, self.play, self.update_weights, self.pulse, self.complete = (Call() for _ in range(5))
+
+
+class Stage:
+    """A pool on stand-ins."""
+
+    def __init__(self, monkeypatch, **settings):
+        self.made, self.killed, self.said, self.numbers = [], [], [], []
+        monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+        monkeypatch.setattr(module, "PULSE_SECONDS", 0.02)
+        monkeypatch.setattr(module, "PAUSE_SECONDS", 0.05)
+        monkeypatch.setattr(module.ray, "kill", self.killed.append)
+        config = ClusterConfig(kind="ray", **{"workers": 2, **settings})
+        self.pool = Pool(
+            self._make, ("config",), config, at_once=2, most_hanging=10, patience=0.3, say=self.said.append
+        )
+
+    def _make(self, number):
+        self.numbers.append(number)
+        self.made.append(Actor())
+        return self.made[-1]
+
+    def until(self, what):
+        """Waits for what the pool's thread does."""
+        deadline = time.monotonic() + 10
+        while not what():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def start(self, *which):
+        for place in which:
+            self.until(lambda place=place: len(self.made) > place and self.made[place].start.calls)
+            self.made[place].start.calls[-1][1].set_result(128)
+
+    def beat(self, memory=0, hanging=0, but=()):
+        """Answers every question for a sign of life."""
+        for actor in self.made:
+            for _, answer in actor.pulse.calls:
+                if not answer.done() and actor not in but:
+                    answer.set_result(Pulse(memory, hanging, ()))
+
+    def played(self, actor):
+        return [arguments[1] for arguments, _ in actor.play.calls]
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    stages = []
+
+    def make(**settings):
+        stages.append(Stage(monkeypatch, **settings))
+        return stages[-1]
+
+    yield make
+    for one in stages:
+        one.pool._inbox.put(None)
+        one.pool._thread.join()
+
+
+def group_of(order):
+    return Group(order.task, {}, [])
+
+
+def lost():
+    return RayActorError()
+
+
+def test_groups_go_to_those_that_are_up_and_come_back_to_who_asked(stage):
+    one = stage()
+    promised = one.pool.play(0, "training", ORDERS[:3])
+    one.start(0, 1)
+    assert one.pool.context_length() == 128
+    first, second = one.made
+    one.until(lambda: len(first.play.calls) + len(second.play.calls) == 3)
+    for actor in one.made:
+        for (_, order), answer in actor.play.calls:
+            answer.set_result(group_of(order))
+    assert [found.result(10).task["id"] for found in promised] == ["0", "1", "2"]
+
+
+def test_what_a_lost_worker_played_is_played_by_another(stage):
+    one = stage()
+    one.start(0, 1)
+    promised = one.pool.play(0, "training", ORDERS[:4])
+    first, second = one.made
+    one.until(lambda: len(first.play.calls) == len(second.play.calls) == 2)
+    had = one.played(first)
+    for _, answer in first.play.calls:
+        answer.set_exception(lost())
+    one.until(lambda: len(one.made) == 3)
+    assert one.numbers == [0, 1, 0]
+    assert one.killed == [first]
+    assert one.said == ["rollout worker 0 died. It is replaced; 2 groups are played again"]
+    one.start(2)
+    one.until(lambda: len(one.made[2].play.calls) == 2)
+    assert one.played(one.made[2]) == had
+    assert one.pool.figures() == {"cluster/workers_replaced": 1.0, "cluster/groups_requeued": 2.0}
+    assert one.pool.figures() == {}
+    for actor in (second, one.made[2]):
+        for (_, order), answer in actor.play.calls:
+            answer.set_result(group_of(order))
+    assert [found.result(10).task["id"] for found in promised] == ["0", "1", "2", "3"]
+
+
+def test_one_that_gives_no_sign_of_life_is_replaced(stage):
+    one = stage()
+    one.start(0, 1)
+    silent = one.made[1]
+
+    def silent_is_gone():
+        one.beat(but=[silent])
+        return silent in one.killed
+
+    one.until(silent_is_gone)
+    assert one.killed == [silent]
+    assert one.said == ["rollout worker 1 gave no sign of life for 0.3 s (engine.patience). It is replaced"]
+
+
+@pytest.mark.parametrize(("pulse", "why"), [
+    ({"memory": 3 * GIB}, "had more memory than cluster.worker_memory_gib"),
+    ({"hanging": 10}, "had 10 threads that hang in environments (alarms.hanging)"),
+])  # fmt: skip
+def test_one_that_outgrows_its_limits_plays_to_the_end_and_is_replaced(stage, pulse, why):
+    one = stage(workers=1, worker_memory_gib=2.0)
+    one.start(0)
+    (promised,) = one.pool.play(0, "training", ORDERS[:1])
+    (actor,) = one.made
+    one.until(lambda: actor.play.calls and actor.pulse.calls)
+    one.beat(**pulse)
+    later = one.pool.play(1, "training", ORDERS[1:2])
+    time.sleep(0.1)
+    assert (len(actor.play.calls), one.killed) == (1, [])  # it gets nothing more, and keeps what it has
+    actor.play.calls[0][1].set_result(group_of(ORDERS[0]))
+    assert promised.result(10).task == ORDERS[0].task
+    one.until(lambda: len(one.made) == 2)
+    assert one.killed == [actor]
+    assert one.said == [f"rollout worker 0 {why}. It is replaced"]
+    one.start(1)
+    one.until(lambda: one.made[1].play.calls)
+    one.made[1].play.calls[0][1].set_result(group_of(ORDERS[1]))
+    assert later[0].result(10).task == ORDERS[1].task
+
+
+def test_one_that_is_lost_too_often_ends_the_run_for_whoever_waits(stage):
+    one = stage(workers=1, restarts=2)
+    (promised,) = one.pool.play(0, "training", ORDERS[:1])
+    for place in range(3):
+        one.start(place)
+        one.until(lambda place=place: one.made[place].play.calls)
+        one.made[place].play.calls[0][1].set_exception(lost())
+    with pytest.raises(EngineFailure, match=r"worker 0 was replaced 2 times without a group between .*lastly it died"):
+        promised.result(10)
+    with pytest.raises(EngineFailure):
+        one.pool.play(1, "training", ORDERS[1:2])[0].result(10)
+    assert len(one.made) == 3
+
+
+def test_a_worker_whose_engine_fails_is_replaced_and_any_other_error_is_the_runs(stage):
+    one = stage()
+    one.start(0, 1)
+    promised = one.pool.play(0, "training", ORDERS[:2])
+    first, second = one.made
+    one.until(lambda: first.play.calls and second.play.calls)
+    first.play.calls[0][1].set_exception(
+        RayTaskError("play", "…", EngineFailure("the engine was started again 3 times"))
+    )
+    one.until(lambda: len(one.made) == 3)
+    assert one.said[0].startswith(
+        "rollout worker 0 says: the engine was started again 3 times. It is replaced; 1 groups"
+    )
+    second.play.calls[0][1].set_exception(RayTaskError("play", "…", ValueError("rewards.vector: no such thing")))
+    for found in promised:
+        with pytest.raises(ValueError, match=r"rewards\.vector: no such thing"):
+            found.result(10)
+
+
+def test_what_a_worker_cannot_load_is_said_to_who_waits_for_it(stage):
+    one = stage(workers=1)
+    one.until(lambda: one.made and one.made[0].start.calls)
+    one.made[0].start.calls[0][1].set_exception(
+        RayTaskError("start", "…", ValueError("model.path: there is no folder"))
+    )
+    with pytest.raises(ValueError, match=r"model.path: there is no folder"):
+        one.pool.context_length()
+
+
+def test_new_weights_are_there_when_all_who_are_up_have_them_and_who_comes_later_begins_with_them(stage):
+    one = stage()
+    one.start(0)
+    first = one.made[0]
+    done = one.pool.update_weights("the first", 1)
+    one.until(lambda: first.update_weights.calls)
+    second = one.made[1]
+    one.start(1)  # meanwhile
+    one.until(lambda: second.update_weights.calls)
+    promised = one.pool.play(0, "training", ORDERS[:2])
+    first.update_weights.calls[0][1].set_result(None)
+    time.sleep(0.05)
+    assert not done.done()
+    assert (len(first.play.calls), len(second.play.calls)) == (2, 0)  # who has old weights plays nothing
+    second.update_weights.calls[0][1].set_result(None)
+    assert done.result(10) is None
+    assert [arguments for arguments, _ in second.update_weights.calls] == [("the first", 1)]
+    for (_, order), answer in first.play.calls:
+        answer.set_result(group_of(order))
+    assert len([found.result(10) for found in promised]) == 2
+
+
+def test_a_worker_that_dies_over_new_weights_keeps_nobody_waiting(stage):
+    one = stage()
+    one.start(0, 1)
+    first, second = one.made
+    one.pool.context_length()
+    done = one.pool.update_weights("new", 1)
+    one.until(lambda: first.update_weights.calls and second.update_weights.calls)
+    second.update_weights.calls[0][1].set_result(None)
+    first.update_weights.calls[0][1].set_exception(lost())
+    assert done.result(10) is None
+    one.start(2)
+    one.until(lambda: one.made[2].update_weights.calls)
+    assert one.made[2].update_weights.calls[0][0] == ("new", 1)
+
+
+def test_what_one_is_asked_its_successor_answers(stage):
+    one = stage(workers=1)
+    asked = one.pool.ask(0, "complete", "a probe")
+    one.start(0)
+    (first,) = one.made
+    one.until(lambda: first.complete.calls)
+    first.complete.calls[0][1].set_exception(lost())
+    one.until(lambda: len(one.made) == 2)
+    one.start(1)
+    one.until(lambda: one.made[1].complete.calls)
+    assert one.made[1].complete.calls[0][0] == ("a probe",)
+    one.made[1].complete.calls[0][1].set_result(["completion"])
+    assert asked.result(10) == ["completion"]
+
+
+def test_earlier_steps_are_played_first_and_no_worker_has_more_than_it_may(stage):
+    one = stage(workers=1)
+    one.pool.play(1, "training", ORDERS[:4])
+    one.pool.play(-1, "evaluation", ORDERS[4:5])
+    one.pool.play(0, "training", ORDERS[5:])
+    one.start(0)
+    (actor,) = one.made
+    one.until(lambda: len(actor.play.calls) == 2)
+    time.sleep(0.05)
+    assert [arguments for arguments, _ in actor.play.calls] == [("evaluation", ORDERS[4]), ("training", ORDERS[5])]
