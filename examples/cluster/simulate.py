@@ -308,7 +308,14 @@ def main() -> None:
         for gpus in GPUS:
             job = replace(base, gpus=gpus, **turned)
             found = simulate(job)
-            rows.append({"turned": name, "gpus": gpus, **{key: round(value, 4) for key, value in found.items()}})
+            rows.append(
+                {
+                    "turned": name,
+                    "gpus": gpus,
+                    "batch": job.batch,
+                    **{key: round(value, 4) for key, value in found.items()},
+                }
+            )
             print(name, gpus, {key: round(value, 3) for key, value in found.items()}, flush=True)
     arguments.out.write_text(json.dumps({"job": asdict(base), "rows": rows}, indent=1) + "\n")
 

@@ -36,7 +36,7 @@ def measure(workers: int, model: str) -> dict[str, Any]:
         {
             "model": {"path": model, "threads": 1},
             "env": {"id": f"{HERE / 'slow_tool.py'}:SlowTool"},
-            "rollout": {"group_size": GROUP_SIZE, "threads": THREADS, "max_turn_tokens": 8},
+            "rollout": {"group_size": GROUP_SIZE, "threads": THREADS, "max_turn_tokens": 16, "stop": list("aeinorst ")},
             "cluster": {"kind": "ray", "address": "local", "workers": workers},
         }
     )
