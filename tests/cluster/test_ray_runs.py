@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -45,13 +46,14 @@ def tokens_of(folder):
 
 
 def actors():
-    """The processes of actors, by class."""
+    """The processes of actors, by class; those of this test alone, as others may run beside it."""
     found = {}
-    for process in psutil.process_iter(["cmdline"]):
-        name = " ".join(process.info["cmdline"] or ())
-        for kind in ("WorkerActor", "RankActor"):
-            if name.startswith(f"ray::{kind}"):
-                found.setdefault(kind, []).append(process)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            name = " ".join(process.cmdline())
+            for kind in ("WorkerActor", "RankActor"):
+                if name.startswith(f"ray::{kind}"):
+                    found.setdefault(kind, []).append(process)
     return found
 
 
