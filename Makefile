@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-store bench-sandbox bench-report clean
+.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-store bench-sandbox bench-report soak clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-sandbox: $(READY) ## measure snippets of Python; writes runs/bench/sandbox
 
 bench-report: .venv/.browser ## the page of 5,000 trajectories: writing it, and until it can be used in Chromium
 	$(BIN)/python tests/benchmarks/bench_report.py
+
+soak: $(READY) ## disturb a run on Ray for two hours, and see what it leaves and whether its memory is flat; MINUTES=10
+	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),120) --seed $(SEED)
 
 clean: ## remove .venv, builds and caches; runs stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage .hypothesis

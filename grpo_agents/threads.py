@@ -97,6 +97,9 @@ class StepThreads:
         threading.Thread(target=_work, args=(self._waves,), daemon=True, name="grpo-agents-step").start()
 
 
+_SETTLED: tuple[Any, Callable[[], Any]] = (None, lambda: None)
+
+
 class _Wave:
     """Jobs handed over together; threads take the next one until none is left."""
 
@@ -104,7 +107,7 @@ class _Wave:
         self, jobs: Sequence[tuple[Any, Callable[[], Any]]], timeout: float, deliver: Callable[[Outcome], None]
     ):
         self.done = False
-        self._jobs = jobs
+        self._jobs = list(jobs)  # each is let go with its outcome: a job that hangs keeps only itself in memory
         self._timeout = timeout
         self._deliver = deliver
         self._next = itertools.count()
@@ -116,12 +119,12 @@ class _Wave:
         """Takes jobs until none is left; False where this thread was given up meanwhile."""
         while (index := next(self._next)) < len(self._jobs):
             self._running[index] = time.monotonic(), threading.current_thread()
-            key, job = self._jobs[index]
+            job = self._jobs[index][1]
             try:
                 result = job()
             except BaseException as error:  # handed back as the job's outcome
                 result = error
-            if not self._settle(index, Outcome(key, result)):
+            if not self._settle(index, result):
                 return False
         return True
 
@@ -132,19 +135,20 @@ class _Wave:
         error = Abandoned(f"still running after {self._timeout:g} s")
         given_up = 0
         for index, (_, thread) in late:
-            if self._settle(index, Outcome(self._jobs[index][0], error)):
+            if self._settle(index, error):
                 thread.name = HANGING
                 given_up += 1
         return given_up
 
-    def _settle(self, index: int, outcome: Outcome) -> bool:
+    def _settle(self, index: int, result: Any) -> bool:
         """Delivers a job's outcome; False where it has one already."""
         with self._lock:
             if self._running.pop(index, None) is None:
                 return False
+            key, self._jobs[index] = self._jobs[index][0], _SETTLED
             self._left -= 1
             self.done = self._left == 0
-        self._deliver(outcome)
+        self._deliver(Outcome(key, result))
         return True
 
 

@@ -70,6 +70,15 @@ class Trainer:
             self.folder.check(overwrite=overwrite)  # before anything is loaded
         torch.manual_seed(config.seed)
         self.parts: Parts = build(config, learning=True, say=self.display.say)
+        try:
+            self._load(resume=resume, overwrite=overwrite)
+        except BaseException:
+            self.parts.close()
+            raise
+
+    def _load(self, *, resume: bool, overwrite: bool) -> None:
+        """Makes the learner, and what goes on from where a run was."""
+        config = self.config
         if self.parts.cluster is not None:
             self.learner = self.parts.cluster.learner()
         else:
@@ -99,14 +108,15 @@ class Trainer:
             self.parts, self.learner, self.source, self.alarms, self.folder.checkpoints, self.display.say
         )
         self._ahead: Batch | None = None
+        self.start = 0
         if resume:
             self.start, self._ahead = self.state.restore()
-            self.folder.rewind(self.start)
-        else:
-            self.start = 0
-            self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
         self.done = self.start
         self.weights = Weights(self.learner.weights(), self.start)
+        if resume:
+            self.folder.rewind(self.start)
+        else:
+            self.folder.create(config, overwrite=overwrite)  # once nothing more can fail: a mended config begins anew
         self.loggers.start(config.model_dump(mode="json"), self.folder.path, resume=resume)
 
     def train(self) -> Path:
@@ -346,18 +356,22 @@ def _train(config: Config, *, resume: bool, overwrite: bool) -> Path:
     """Trains; goes on from the last checkpoint where a process of the learner was lost."""
     lost = 0
     while True:
-        trainer = Trainer(config, resume=resume, overwrite=overwrite)
+        trainer = None  # the one before is gone when the next is made
         try:
+            trainer = Trainer(config, resume=resume, overwrite=overwrite)
             return trainer.train()
         except ranks.RankLost as error:
-            lost = lost + 1 if trainer.done == trainer.start else 1
+            lost = 1 if trainer is not None and trainer.done > trainer.start else lost + 1
             if lost > config.cluster.restarts:
                 raise EngineFailure(
                     f"{error}, {lost} times without a step between (cluster.restarts). Checkpoints are intact: go on "
                     f"with `grpo-agents train --resume {config.run}`"
                 ) from error
-            trainer.display.say(f"{error} after step {trainer.done}; the learner goes on from the last checkpoint")
-            resume = True
+            if trainer is None:
+                Display(config.train.steps).say(f"{error} while it was loading; it is loaded again")
+            else:
+                trainer.display.say(f"{error} after step {trainer.done}; the learner goes on from the last checkpoint")
+                resume = True
 
 
 def resume(folder: str | Path, overrides: Sequence[str] = ()) -> Path:

@@ -1,6 +1,7 @@
 import queue
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -113,6 +114,24 @@ def test_a_job_that_ends_after_its_deadline_changes_nothing(release):
     assert isinstance(found[0], Abandoned)
     assert found[1] == "in time"
     assert run(threads, [lambda: "next"] * 3, 5.0) == ["next"] * 3
+    threads.close()
+
+
+def test_a_job_that_hangs_keeps_no_other_of_its_wave_in_memory(release):
+    """Nor its key: with one environment that hangs, the episodes of a whole batch would stay."""
+    threads, inbox = StepThreads(2), queue.SimpleQueue()
+    others = [lambda: None for _ in range(5)]
+    seen = [weakref.ref(job) for job in others]
+    threads.start([(None, lambda: release.wait(60)), *((job, job) for job in others)], 0.05, inbox.put)
+    del others
+    results = []
+    while len(results) < 6:
+        threads.abandon_late()
+        while not inbox.empty():
+            results.append(inbox.get().result)
+    assert any(isinstance(result, Abandoned) for result in results)
+    assert run(threads, [lambda: 1] * 4, 5.0) == [1] * 4  # threads that are free let go of what they had
+    assert [job() for job in seen] == [None] * 5
     threads.close()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -9,6 +10,7 @@ import ray
 from safetensors.torch import load_file
 
 from grpo_agents import store
+from grpo_agents.cluster.learner import RemoteLearner
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.trainer import train
 from runs import grpo, rows_of
@@ -45,13 +47,14 @@ def tokens_of(folder):
 
 
 def actors():
-    """The processes of actors, by class; Ray's own processes are children of this one."""
+    """The processes of actors, by class; those of this test alone, as others may run beside it."""
     found = {}
     for process in psutil.Process().children(recursive=True):
-        name = " ".join(process.cmdline())
-        for kind in ("WorkerActor", "RankActor"):
-            if name.startswith(f"ray::{kind}"):
-                found.setdefault(kind, []).append(process)
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            name = " ".join(process.cmdline())
+            for kind in ("WorkerActor", "RankActor"):
+                if name.startswith(f"ray::{kind}"):
+                    found.setdefault(kind, []).append(process)
     return found
 
 
@@ -122,3 +125,25 @@ def test_a_learner_that_dies_goes_on_from_the_last_checkpoint(alone, warm, tmp_p
     )
     assert tokens_of(run) == tokens_of(alone)
     assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
+
+
+@pytest.mark.parametrize("while_", ["weights", "restore"])
+def test_a_learner_that_dies_while_it_loads_is_loaded_again(alone, warm, tmp_path, monkeypatch, capfd, while_):
+    """At the beginning of the run; or when it goes on from a checkpoint, as it died before."""
+    once = [getattr(RemoteLearner, while_)]
+    if while_ == "restore":
+        kill_one(monkeypatch, "RankActor", 2)
+
+    def die_and_do(self, *arguments):
+        if len(once) == 1:
+            once.append(None)
+            for process in actors()["RankActor"]:
+                process.kill()
+        return once[0](self, *arguments)
+
+    monkeypatch.setattr(RemoteLearner, while_, die_and_do)
+    run = train(grpo(tmp_path / "run", warm, **RAY))
+    assert "a process of the learner died while it was loading; it is loaded again" in capfd.readouterr().err
+    assert tokens_of(run) == tokens_of(alone)
+    assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
+    assert not actors()
