@@ -81,10 +81,11 @@ class Parts:
 
     def close(self) -> None:
         """Ends the engine and those of other models, and gives a cluster back."""
-        self.engine.close()
-        self.models.close()
         if self.cluster is not None:
             self.cluster.close()
+        else:
+            self.engine.close()
+            self.models.close()
 
     @property
     def moving_reward_model(self) -> RewardModel | None:
@@ -130,6 +131,22 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
     Raises:
         ValueError: Something of the config does not exist or does not fit; says which key.
     """
+    if config.cluster.kind == "local":
+        return _build(config, learning=learning, say=say)
+    from grpo_agents.cluster.connection import connect
+
+    leave = connect(config.cluster)  # before any environment is made, which may be in the same cluster
+    try:
+        return _build(config, leave, learning=learning, say=say)
+    except BaseException:
+        leave()
+        raise
+
+
+def _build(
+    config: Config, leave: Callable[[], None] | None = None, *, learning: bool, say: Callable[[str], None]
+) -> Parts:
+    """The parts of a run, on a Ray cluster where there is something to leave."""
     env = make_env(config.env.id, **config.env.made_with())
     vector, watched = make_vector(config.rewards, env)
     check_gate(config.advantage, vector)
@@ -137,15 +154,15 @@ def build(config: Config, *, learning: bool = False, say: Callable[[str], None] 
     for weighed in config.preference.choices or [dict.fromkeys(config.preference.simplex or (), 0.0)]:
         vector.check_preference(weighed)
     preferences = make_preferences(config.preference)
-    reward_model = _make_reward_model(config, vector, watched)
-    model = cluster = None
+    model = reward_model = cluster = None
     models = ChatModels()
-    if config.cluster.kind == "ray":  # whose processes hold the models
+    if leave is not None:  # its processes hold the models
         from grpo_agents.cluster.cluster import Cluster
 
-        cluster = Cluster(config, learning=learning, say=say)
+        cluster = Cluster(config, leave, learning=learning, say=say)
         chat, engine = make_chat(config), cluster.engine
     else:
+        reward_model = _make_reward_model(config, vector, watched)
         model = load_model(config.model) if learning else None
         chat, engine = make_backend(config, model, say)
         asked = [parameter.name for entry in (*vector, *watched) for parameter in asked_by(entry)]

@@ -37,6 +37,10 @@ class Stop:
             if self.urgent:
                 raise Preempted
             yield
+        except KeyboardInterrupt as stop:  # what waits in other languages has but this for whatever a handler raised
+            if self.urgent and not isinstance(stop, Preempted):
+                raise Preempted from stop
+            raise
         finally:
             self._repeatable = False
 

@@ -108,6 +108,7 @@ class Trainer:
             self.parts, self.learner, self.source, self.alarms, self.folder.checkpoints, self.display.say
         )
         self._ahead: Batch | None = None
+        self.stop: Stop | None = None
         self.start = 0
         if resume:
             self.start, self._ahead = self.state.restore()
@@ -149,6 +150,7 @@ class Trainer:
             SummaryWriter(self.folder.tensorboard, purge_step=self.start) as board,
             stopping() as stop,
         ):
+            self.stop = stop
             self.display.begin(self.start, self.folder.read_metrics())
             if isinstance(self.source, FrozenSource) and self.start == 0:
                 self._fill(self.source, stop)
@@ -179,7 +181,7 @@ class Trainer:
                         f"what to try), then go on with `grpo-agents train --resume {self.folder.path}`"
                     )
                 if stop():
-                    raise self._stopped(f"after step {done}", stop)
+                    raise self.stopped(f"after step {done}", stop)
             with self._saved_if_preempted(steps, stop):
                 self._sync_if_due(steps)
                 self._probe_if_due(steps, board)
@@ -196,9 +198,9 @@ class Trainer:
             if done > self.start and not (self.folder.checkpoints / f"step-{done:06d}").exists():
                 self.state.counts = counts
                 self.state.save(done, self._ahead)
-            raise self._stopped(f"after step {done}", stop) from None
+            raise self.stopped(f"after step {done}", stop) from None
 
-    def _stopped(self, when: str, stop: Stop) -> KeyboardInterrupt:
+    def stopped(self, when: str, stop: Stop) -> KeyboardInterrupt:
         """What says so, and how to go on."""
         kind = Preempted if stop.urgent else KeyboardInterrupt
         return kind(f"stopped {when}; go on with `grpo-agents train --resume {self.folder.path}`")
@@ -212,7 +214,7 @@ class Trainer:
         for number in source.fill():
             self.display.say(f"batch {number + 1} of {len(source.files)} sampled from the first weights")
             if stop():
-                raise self._stopped("before learning began", stop)
+                raise self.stopped("before learning began", stop)
 
     @contextmanager
     def _engine_meanwhile(self, step: int) -> Iterator[None]:
@@ -354,23 +356,26 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> P
 
 def _train(config: Config, *, resume: bool, overwrite: bool) -> Path:
     """Trains; goes on from the last checkpoint where a process of the learner was lost."""
-    lost = 0
+    lost = furthest = 0
     while True:
         trainer = None  # the one before is gone when the next is made
         try:
             trainer = Trainer(config, resume=resume, overwrite=overwrite)
             return trainer.train()
         except ranks.RankLost as error:
-            lost = 1 if trainer is not None and trainer.done > trainer.start else lost + 1
+            if trainer is not None and trainer.stop is not None and trainer.stop():
+                raise trainer.stopped("by its last checkpoint", trainer.stop) from error
+            done = 0 if trainer is None else trainer.done
+            lost, furthest = (1 if done > furthest else lost + 1), max(furthest, done)
             if lost > config.cluster.restarts:
                 raise EngineFailure(
-                    f"{error}, {lost} times without a step between (cluster.restarts). Checkpoints are intact: go on "
-                    f"with `grpo-agents train --resume {config.run}`"
+                    f"{error}, {lost} times without a new step between (cluster.restarts). Checkpoints are intact: go "
+                    f"on with `grpo-agents train --resume {config.run}`"
                 ) from error
             if trainer is None:
                 Display(config.train.steps).say(f"{error} while it was loading; it is loaded again")
             else:
-                trainer.display.say(f"{error} after step {trainer.done}; the learner goes on from the last checkpoint")
+                trainer.display.say(f"{error} after step {done}; the learner goes on from the last checkpoint")
                 resume = True
 
 

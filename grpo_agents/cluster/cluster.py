@@ -5,16 +5,11 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-try:
-    import ray
-except ImportError as error:
-    raise ImportError(
-        "cluster.kind is 'ray', and Ray is not installed: pip install 'grpo-agents[ray]'", name="ray"
-    ) from error
+import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -23,16 +18,12 @@ from grpo_agents.cluster.engine import ClusterEngine
 from grpo_agents.cluster.learner import RemoteLearner
 from grpo_agents.cluster.pool import Pool
 from grpo_agents.cluster.rollout import ClusterRollout
-from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.versions import versions
 from grpo_agents.cluster.witness import Witness
 
 if TYPE_CHECKING:
     from grpo_agents.config import Config
     from grpo_agents.rollout import Rollout
-
-CONNECT_SECONDS = 10.0
-"""So long may the head node take to answer."""
 
 PATIENCE = 60.0
 """Seconds to wait for machines that are there but in use."""
@@ -46,34 +37,46 @@ class Cluster:
 
     Args:
         config: The run's.
+        leave: Leaves the cluster in the end.
         learning: Whether a learner is to have processes.
         say: Told what the user should know meanwhile.
 
     Raises:
-        ImportError: Ray is not installed.
         ValueError: The cluster cannot be reached, or does not have what is asked; says what would fit.
     """
 
-    def __init__(self, config: Config, *, learning: bool, say: Callable[[str], None]):
+    def __init__(self, config: Config, leave: Callable[[], None], *, learning: bool, say: Callable[[str], None]):
         self.config = config
-        settings = config.cluster
-        self._witness = Witness(
+        self._leave = leave
+        with ExitStack() as undo:
+            self._reserve(undo, learning=learning)
+            self._start_workers(undo, say)
+            self._undo = undo.pop_all()
+
+    def _reserve(self, undo: ExitStack, *, learning: bool) -> None:
+        """Takes the machines; notes what is to be undone in the end, or where something fails."""
+        settings = self.config.cluster
+        witness = Witness(
             "the run ended at once: Ray's head node is gone (`ray status`), or the process was killed. Checkpoints are "
-            f"intact: go on with `grpo-agents train --resume {config.run}`; another cluster's address goes with it as "
-            "--set cluster.address=…"
+            f"intact: go on with `grpo-agents train --resume {self.config.run}`; another cluster's address goes with it "
+            "as --set cluster.address=…"
         )
-        atexit.register(self._witness.dismiss)
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            _connect(settings)
+        atexit.register(witness.dismiss)
+        undo.callback(atexit.unregister, witness.dismiss)
+        undo.callback(witness.dismiss)
         gpus = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
         learner = _bundle(settings.learner_cpus, float(gpus))
         worker = _bundle(settings.worker_cpus, float(gpus) if settings.worker_gpus is None else settings.worker_gpus)
         self._ranks = settings.learner_ranks if learning else 0
-        bundles = [learner] * self._ranks + [worker] * settings.workers
-        check_room(bundles, self._ranks, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        self._bundles = bundles
-        self._group = _reserve(bundles)
+        self._bundles = [learner] * self._ranks + [worker] * settings.workers
+        check_room(self._bundles, self._ranks, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        self._group = _reserve(self._bundles)
+        undo.callback(remove_placement_group, self._group)
+        gpus_only = "GPU" in learner and "GPU" in worker
+        self._collective = settings.weights == "collective" or (settings.weights == "auto" and gpus_only)
+
+    def _start_workers(self, undo: ExitStack, say: Callable[[str], None]) -> None:
+        config, settings = self.config, self.config.cluster
         self._begin = (config.model_dump(mode="json"), os.getcwd(), versions())
         self.pool = Pool(
             self._make_worker,
@@ -84,11 +87,9 @@ class Cluster:
             patience=config.engine.patience,
             say=say,
         )
+        undo.callback(self.pool.close)
         say(f"{settings.workers} rollout workers are loading on the Ray cluster at {_address()}")
-        collective = settings.weights == "collective" or (
-            settings.weights == "auto" and bool(learner.get("GPU")) and bool(worker.get("GPU"))
-        )
-        self.engine = ClusterEngine(self.pool, settings.workers, collective=collective)
+        self.engine = ClusterEngine(self.pool, collective=self._collective)
 
     def learner(self) -> RemoteLearner:
         """The learner, loaded by its processes.
@@ -103,12 +104,9 @@ class Cluster:
         return ClusterRollout(self.pool, "evaluation" if evaluating else "training", own)
 
     def close(self) -> None:
-        """Ends what was started, and gives the machines back."""
-        remove_placement_group(self._group)
-        if self._ours:
-            ray.shutdown()
-        self._witness.dismiss()
-        atexit.unregister(self._witness.dismiss)
+        """Ends the workers, gives the machines back and leaves the cluster."""
+        self._undo.close()
+        self._leave()
 
     def _make_worker(self, number: int) -> Any:
         return self._make(WorkerActor, self._ranks + number)
@@ -126,30 +124,6 @@ class Cluster:
             )
             .remote()
         )
-
-
-def _connect(settings: ClusterConfig) -> None:
-    """Joins the cluster.
-
-    Raises:
-        ValueError: It cannot be reached.
-    """
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    if settings.address == "local":
-        ray.init("local", include_dashboard=False, **quiet)
-        return
-    address = os.environ.get("RAY_ADDRESS", "auto") if settings.address == "auto" else settings.address
-    try:
-        if ":" in address:  # Ray would try for minutes
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"cluster.address is {settings.address!r}, and no Ray cluster answers there ({reason}). Start one (`ray "
-            "start --head` on its first machine), or let the run start its own: cluster.address = 'local'"
-        ) from error
 
 
 def _address() -> str:

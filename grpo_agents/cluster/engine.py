@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from grpo_agents.cluster.new_weights import NewWeights
-from grpo_agents.cluster.pool import Pool
+from grpo_agents.cluster.pool import Pool, outcome
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling
 from grpo_agents.engines.weights import Weights
 
@@ -18,16 +18,14 @@ class ClusterEngine:
 
     Args:
         pool: The workers.
-        count: How many they are.
         collective: Whether the learner sends them new weights at once.
     """
 
     lockstep = False
 
-    def __init__(self, pool: Pool, count: int, *, collective: bool):
+    def __init__(self, pool: Pool, *, collective: bool):
         self.version = 0
         self._pool = pool
-        self._count = count
         self._collective = collective
         self.context_length = pool.context_length()
 
@@ -42,8 +40,9 @@ class ClusterEngine:
             for completion in done.result():
                 deliver(completion)
 
-        for number in range(self._count):
-            own = [request for request in requests if request.session % self._count == number]
+        present = self._pool.present()
+        for place, number in enumerate(present):
+            own = [request for request in requests if request.session % len(present) == place]
             if own:
                 self._pool.ask(number, "complete", own, sampling).add_done_callback(hand_on)
 
@@ -52,11 +51,11 @@ class ClusterEngine:
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probability at temperature 1 of every token of each sequence given those before it, shape (tokens,)."""
-        return self._pool.ask(0, "score", [list(ids) for ids in sequences]).result()
+        return outcome(self._pool.ask(self._pool.present()[0], "score", [list(ids) for ids in sequences]))
 
     def update_weights(self, weights: Weights) -> None:
         """Has every worker take over the weights, between two turns; returns when all have."""
-        self._pool.update_weights(NewWeights(weights, collective=self._collective)).result()
+        outcome(self._pool.update_weights(NewWeights(weights, collective=self._collective)))
         self.version = weights.version
 
     def sleep(self) -> None:

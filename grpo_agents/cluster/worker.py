@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -22,6 +23,7 @@ from grpo_agents.build import build
 from grpo_agents.config import Config
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling
 from grpo_agents.engines.weights import Weights
+from grpo_agents.rewards.component import asked_by
 from grpo_agents.rollout import Order, Rollout
 from grpo_agents.threads import hanging
 from grpo_agents.trajectory import Group
@@ -72,7 +74,8 @@ class Worker:
         self._promised: dict[tuple[int, int], Future[Group]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._closed = False
-        self._engine = threading.Lock()  # rewards may ask the engine, too
+        self._engine = threading.Lock()  # of rewards that ask an engine of this process
+        self._asks = self._rewards_ask()
         self._scorer = ThreadPoolExecutor(1, "grpo-agents-score")
         self._thread = threading.Thread(target=self._work, daemon=True, name="grpo-agents-worker")
         self._thread.start()
@@ -125,7 +128,13 @@ class Worker:
         return self._between_turns(lambda: self.parts.engine.score(sequences))
 
     def pulse(self) -> Pulse:
-        """A sign of life."""
+        """A sign of life.
+
+        Raises:
+            EngineFailure: Its thread has ended, so that nothing is played any more.
+        """
+        if not (self._thread.is_alive() or self._closed):
+            raise EngineFailure("the thread that plays its groups has ended (Ray's logs say of what)")
         own = psutil.Process()
         memory = 0
         for process in [own, *own.children(recursive=True)]:
@@ -141,7 +150,7 @@ class Worker:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._scorer.shutdown()
+        self._scorer.shutdown(cancel_futures=True)
         for rollout in self._rollouts.values():
             rollout.close()
         self.parts.close()
@@ -152,22 +161,25 @@ class Worker:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._jobs or any(self._waiting.values()))
-                if self._closed:
-                    return
-            self._do_jobs()
-            for venue in VENUES:
-                self._play_all(venue)
+            try:
+                self._do_jobs()
+                for venue in VENUES:
+                    self._play_all(venue)
+            except _Closed:
+                return
 
     def _play_all(self, venue: Venue) -> None:
         """Plays what waits, and what comes meanwhile."""
         desk = _Desk(self, venue)
         try:
             self._rollouts[venue].play(desk)
+            if venue == "evaluation":
+                self._rollouts[venue].close()  # nobody needs its environments until the next one
+        except _Closed:
+            raise
         except Exception as error:  # each group that was under way gets it
             for order in desk.under_way:
                 self._keep(order, partial(_raise, error))
-        if venue == "evaluation":
-            self._rollouts[venue].close()  # nobody needs its environments until the next one
 
     def take(self, venue: Venue) -> list[Order]:
         """What is to begin now; nothing of the training while an evaluation waits."""
@@ -182,7 +194,7 @@ class Worker:
         """Scores a group and keeps the promise: beside what is played, where the engine takes questions meanwhile."""
 
         def work() -> None:
-            with self._engine:
+            with self._engine if self._asks else nullcontext():
                 self._keep(order, lambda: self._scored(venue, group))
 
         if self.parts.engine.lockstep:
@@ -209,12 +221,24 @@ class Worker:
     @property
     def between_turns(self) -> Callable[[], None] | None:
         """What waits for the turns under way."""
-        return self._do_jobs if self._jobs else None
+        return self._do_jobs if self._jobs or self._closed else None
+
+    def _rewards_ask(self) -> bool:
+        """Whether rewards ask an engine here; models elsewhere may be asked while weights change."""
+        config = self.parts.config
+        asked = [one.name for entry in (*self.parts.vector, *self.parts.watched) for one in asked_by(entry)]
+        return any(name not in config.models or config.models[name].backend != "hosted" for name in asked)
 
     def _do_jobs(self) -> None:
+        if self._closed:
+            raise _Closed
         with self._engine:
             while self._jobs:
                 self._jobs.popleft()()
+
+
+class _Closed(Exception):
+    """Nothing more is to be played."""
 
 
 class _Desk:

@@ -4,10 +4,10 @@ import time
 from concurrent.futures import Future
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from grpo_agents.cluster import pool as module
-from grpo_agents.cluster.pool import Pool
+from grpo_agents.cluster.pool import Pool, outcome
 from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse
@@ -54,7 +54,7 @@ class NewWeights:
 class Stage:
     """A pool on stand-ins."""
 
-    def __init__(self, monkeypatch, **settings):
+    def __init__(self, monkeypatch, patience=60.0, **settings):
         self.made, self.killed, self.said, self.numbers = [], [], [], []
         monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
         monkeypatch.setattr(module, "PULSE_SECONDS", 0.02)
@@ -62,7 +62,7 @@ class Stage:
         monkeypatch.setattr(module.ray, "kill", self.killed.append)
         config = ClusterConfig(kind="ray", **{"workers": 2, **settings})
         self.pool = Pool(
-            self._make, ("config",), config, at_once=2, most_hanging=10, patience=0.3, say=self.said.append
+            self._make, ("config",), config, at_once=2, most_hanging=10, patience=patience, say=self.said.append
         )
 
     def _make(self, number):
@@ -153,7 +153,7 @@ def test_what_a_lost_worker_played_is_played_by_another(stage):
 
 
 def test_one_that_gives_no_sign_of_life_is_replaced(stage):
-    one = stage()
+    one = stage(patience=0.3)
     one.start(0, 1)
     silent = one.made[1]
 
@@ -173,14 +173,19 @@ def test_one_that_gives_no_sign_of_life_is_replaced(stage):
 def test_one_that_outgrows_its_limits_plays_to_the_end_and_is_replaced(stage, pulse, why):
     one = stage(workers=1, worker_memory_gib=2.0)
     one.start(0)
-    (promised,) = one.pool.play(0, "training", ORDERS[:1])
+    (first,) = one.pool.play(0, "training", ORDERS[5:])
     (actor,) = one.made
-    one.until(lambda: actor.play.calls and actor.pulse.calls)
+    one.until(lambda: actor.play.calls)
+    actor.play.calls[0][1].set_result(group_of(ORDERS[5]))
+    first.result(10)
+    (promised,) = one.pool.play(0, "training", ORDERS[:1])
+    one.until(lambda: len(actor.play.calls) == 2 and actor.pulse.calls)
     one.beat(**pulse)
     later = one.pool.play(1, "training", ORDERS[1:2])
-    time.sleep(0.1)
-    assert (len(actor.play.calls), one.killed) == (1, [])  # it gets nothing more, and keeps what it has
-    actor.play.calls[0][1].set_result(group_of(ORDERS[0]))
+    one.until(lambda: one.pool._workers[0].retiring)
+    one.until(lambda: one.pool._scheduler.waiting)
+    assert (len(actor.play.calls), one.killed) == (2, [])  # it gets nothing more, and keeps what it has
+    actor.play.calls[1][1].set_result(group_of(ORDERS[0]))
     assert promised.result(10).task == ORDERS[0].task
     one.until(lambda: len(one.made) == 2)
     assert one.killed == [actor]
@@ -189,6 +194,53 @@ def test_one_that_outgrows_its_limits_plays_to_the_end_and_is_replaced(stage, pu
     one.until(lambda: one.made[1].play.calls)
     one.made[1].play.calls[0][1].set_result(group_of(ORDERS[1]))
     assert later[0].result(10).task == ORDERS[1].task
+
+
+def test_a_limit_below_what_a_worker_needs_to_load_is_named_with_its_need(stage):
+    one = stage(workers=1, worker_memory_gib=2.0)
+    one.start(0)
+    one.until(lambda: one.made and one.made[0].pulse.calls)
+    one.beat(memory=3 * GIB)
+    with pytest.raises(ValueError, match=r"worker_memory_gib is 2, and rollout worker 0 has 3.00 GiB when it has but"):
+        outcome(one.pool.play(0, "training", ORDERS[:1])[0])
+
+
+@pytest.mark.parametrize(("error", "why"), [
+    (OutOfMemoryError("killed"), "was ended by Ray, as its machine ran out of memory"),
+    (ObjectLostError("00", None, ""), "died"),
+])  # fmt: skip
+def test_whatever_ray_has_lost_of_a_worker_it_is_replaced(stage, error, why):
+    """Its result may be gone with its machine, too."""
+    one = stage()
+    one.start(0, 1)
+    one.pool.play(0, "training", ORDERS[:1])
+    one.until(lambda: one.made[0].play.calls)
+    one.made[0].play.calls[0][1].set_exception(error)
+    one.until(lambda: len(one.made) == 3)
+    assert one.said == [f"rollout worker 0 {why}. It is replaced; 1 groups are played again"]
+
+
+def test_newer_weights_come_after_those_that_are_under_way_to_a_worker(stage):
+    """Messages to an actor may overtake each other."""
+    one = stage(workers=1)
+    one.start(0)
+    (actor,) = one.made
+    one.pool.context_length()
+    first = one.pool.update_weights(NewWeights("first", 1))
+    one.until(lambda: actor.update_weights.calls)
+    second = one.pool.update_weights(NewWeights("second", 2))
+    promised = one.pool.play(0, "training", ORDERS[:1])
+    one.until(lambda: one.pool._update.missing)
+    actor.update_weights.calls[0][1].set_result(None)
+    one.until(lambda: len(actor.update_weights.calls) == 2)
+    assert first.result(10) is None
+    assert actor.update_weights.calls[1][0] == ("second", 2)
+    assert not second.done()
+    actor.update_weights.calls[1][1].set_result(None)
+    assert second.result(10) is None
+    one.until(lambda: actor.play.calls)
+    actor.play.calls[0][1].set_result(group_of(ORDERS[0]))
+    assert promised[0].result(10).task == ORDERS[0].task
 
 
 def test_one_that_is_lost_too_often_ends_the_run_for_whoever_waits(stage):
