@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.alarms import AlarmsConfig
 from grpo_agents.cluster.settings import ClusterConfig
+from grpo_agents.credentials import check_address
 from grpo_agents.curriculum import CurriculumConfig
 from grpo_agents.engines.settings import ChatModelConfig, EngineConfig
 from grpo_agents.learner.settings import LearnerConfig, ModelConfig, RewardModelConfig
@@ -49,6 +50,13 @@ class EnvConfig(Section):
     )
     options: dict[str, Any] = Field(default={}, description="Handed to the environment when it is made.")
     place: Place | None = Field(default=None, description="What Ray gives the actors of an environment ray:….")
+
+    @field_validator("id")
+    @classmethod
+    def _holds_no_secret(cls, name: str) -> str:
+        if name.startswith(("http://", "https://")):
+            check_address(name, "env.id", "token_variable")
+        return name
 
     @model_validator(mode="after")
     def _only_ray_has_a_place(self) -> EnvConfig:

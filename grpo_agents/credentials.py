@@ -53,12 +53,13 @@ def credentials_in(url: str) -> list[str]:
     return [before, *before.partition(":"), *(value for _, value in parse_qsl(urlsplit(url).query))]
 
 
-def check_address(url: str, key: str) -> None:
+def check_address(url: str, key: str, variable: str = "key_variable") -> None:
     """Refuses an address that holds a secret, which would be stored with the config, without repeating it.
 
     Args:
         url: The address.
         key: What the config calls it.
+        variable: What the config calls the name of the variable in which a secret belongs.
 
     Raises:
         ValueError: It holds a user, a password or a query.
@@ -66,7 +67,7 @@ def check_address(url: str, key: str) -> None:
     if {*"@?#"} & {*url}:
         raise ValueError(
             f"{key} holds a user, a password or a query, and configs are stored as they are: put the key into the "
-            "environment variable that key_variable names, and leave it out of the address"
+            f"environment variable that {variable} names, and leave it out of the address"
         )
 
 

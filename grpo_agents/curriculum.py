@@ -95,7 +95,7 @@ class Draw:
 
 
 class Curriculum(Protocol):
-    """Chooses tasks. Steps come in order, and each is observed before the next one draws."""
+    """Chooses tasks. Steps come in order; each draws before those that may run ahead of it, and is observed later."""
 
     def take(self, draw: Draw, count: int) -> list[Task]:
         """The next ``count`` tasks of a step."""

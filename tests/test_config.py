@@ -173,3 +173,12 @@ def test_every_key_says_what_it_takes_and_means():
     }
     with pytest.raises(ValueError, match=r"unknown key learnr\. Did you mean 'learner'\?"):
         list_keys("learnr")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter22@host:1", "http://:hunter22@host:1", "https://host:1?key=hunter22"]
+)
+def test_an_environments_address_with_a_secret_is_refused_without_repeating_it(url):
+    with pytest.raises(ValueError, match=r"env\.id holds a user, a password or a query.*token_variable") as raised:
+        make_config({"model": {"path": "x"}, "env": {"id": url}})
+    assert "hunter22" not in str(raised.value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import platform
 import time
 from pathlib import Path
@@ -25,7 +26,6 @@ WORKERS = (1, 2, 4, 8)
 def measure(workers: int, model: str) -> dict[str, Any]:
     """One size of a cluster: a warm-up, then two batches."""
     import ray
-    from ray import cloudpickle
 
     from grpo_agents.build import build
     from grpo_agents.config import make_config
@@ -62,7 +62,7 @@ def measure(workers: int, model: str) -> dict[str, Any]:
         "groups_a_second": len(groups) / seconds,
         "at_most": workers * THREADS / (GROUP_SIZE * 3 * 0.5),
         "driver_ms_a_group": 1000 * driver / len(groups),
-        "bytes_a_group": sum(len(cloudpickle.dumps(group)) for group in groups) / len(groups),
+        "bytes_a_group": sum(len(pickle.dumps(group, protocol=5)) for group in groups) / len(groups),
         "bytes_of_weights": sum(4 * value.numel() for value in named.values()),
         "update_seconds": update / 2,
     }

@@ -29,7 +29,6 @@ _EXTRAS = {
     **dict.fromkeys(("ray", "psutil"), "ray"),
     "bm25s": "retrieval",
     **dict.fromkeys(("websockets", "starlette", "uvicorn"), "serve"),
-    "ray": "ray",
 }
 _PACKAGE = Path(__file__).parents[1]
 

@@ -58,8 +58,8 @@ class Cluster:
         settings = self.config.cluster
         witness = Witness(
             "the run ended at once: Ray's head node is gone (`ray status`), or the process was killed. Checkpoints are "
-            f"intact: go on with `grpo-agents train --resume {self.config.run}`; another cluster's address goes with it "
-            "as --set cluster.address=…"
+            f"intact: go on with `grpo-agents train --resume {self.config.run}`; another cluster's address goes with "
+            "it as --set cluster.address=…"
         )
         atexit.register(witness.dismiss)
         undo.callback(atexit.unregister, witness.dismiss)

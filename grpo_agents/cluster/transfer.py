@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 import torch
-from torch.distributed import PrefixStore, ProcessGroup, TCPStore
+from torch.distributed import PrefixStore, ProcessGroup, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 Meet = tuple[str, int]
 """Address and port of the sender."""

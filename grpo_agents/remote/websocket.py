@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from grpo_agents.credentials import check_address
 from grpo_agents.remote.wire import MAX_BYTES, RemoteFailure, SessionLost
 
 TOKEN_VARIABLE = "GRPO_AGENTS_ENV_TOKEN"
@@ -45,12 +46,10 @@ class WebSocketLink:
         except ModuleNotFoundError as error:
             message = f"{url}: websockets is not installed, and it takes that: pip install 'grpo-agents[serve]'"
             raise ModuleNotFoundError(message, name=error.name) from None
+        check_address(url, "env.id", "token_variable")
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError(
-                f"{url}: the address of an environment reads http://host:port or https://host:port, and holds no "
-                "password and no query"
-            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url}: the address of an environment reads http://host:port or https://host:port")
         self.where = url.rstrip("/")
         self._local = parts.hostname in LOCAL
         self._timeout, self._variable = timeout, token_variable
