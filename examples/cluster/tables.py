@@ -1,7 +1,7 @@
 """The tables of docs/cluster.md, from throughput.json and simulation.json and nothing else.
 
 python examples/cluster/tables.py
-"""  # noqa: D400, D415  a command ends it
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,22 @@ class WorkerActor:
 
     async def update_weights(self, named: dict[str, np.ndarray], version: int) -> None:
         """Takes over weights as soon as the turns under way are done."""
-        await asyncio.wrap_future(self._worker.update_weights(named, version))
+        import torch
+
+        tensors = {name: torch.from_numpy(array) for name, array in named.items()}
+        await asyncio.wrap_future(self._worker.update_weights(tensors, version))
+
+    async def receive_weights(self, meet: tuple[str, int], rank: int, size: int, version: int) -> None:
+        """The same with weights that the learner sends to many.
+
+        Raises:
+            TransferFailed: They did not come.
+        """
+        from grpo_agents.cluster import transfer
+
+        patience = self._worker.parts.config.engine.patience
+        tensors = await asyncio.to_thread(transfer.receive, meet, rank, size, patience)
+        await asyncio.wrap_future(self._worker.update_weights(tensors, version))
 
     async def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Samples a probe."""
@@ -115,6 +130,7 @@ class RankActor:
 
         made = local(make_config(config))
         size = config["cluster"]["learner_ranks"]
+        self._patience = made.engine.patience
         if size > 1:
             ranks.join(rank, size, meet)
         torch.manual_seed(made.seed)
@@ -129,6 +145,12 @@ class RankActor:
     def weights(self) -> dict[str, np.ndarray]:
         """The policy's parameters by name, in main memory."""
         return {name: tensor.float().cpu().numpy() for name, tensor in self._learner.weights().items()}
+
+    def send_weights(self, meet: tuple[str, int], size: int) -> None:
+        """Sends them to workers that are there at the same time."""
+        from grpo_agents.cluster import transfer
+
+        transfer.send(self._learner.weights(), meet, size, self._patience)
 
     def follow(self) -> None:
         """Makes the calls that the first rank makes, until that sends it home; the others' work."""

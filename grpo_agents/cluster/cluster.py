@@ -85,7 +85,10 @@ class Cluster:
             say=say,
         )
         say(f"{settings.workers} rollout workers are loading on the Ray cluster at {_address()}")
-        self.engine = ClusterEngine(self.pool, settings.workers)
+        collective = settings.weights == "collective" or (
+            settings.weights == "auto" and bool(learner.get("GPU")) and bool(worker.get("GPU"))
+        )
+        self.engine = ClusterEngine(self.pool, settings.workers, collective=collective)
 
     def learner(self) -> RemoteLearner:
         """The learner, loaded by its processes.

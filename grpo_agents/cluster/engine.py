@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-import ray
 
+from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.pool import Pool
 from grpo_agents.engines import Completion, Deliver, EngineFailure, Request, Sampling
 from grpo_agents.engines.weights import Weights
-
-
-class StoredTensors(Mapping[str, Any]):
-    """Tensors by name in Ray's object store, fetched only by who reads them.
-
-    Args:
-        reference: To arrays by name.
-    """
-
-    def __init__(self, reference: Any):
-        self.reference = reference
-
-    @cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return ray.get(self.reference)
-
-    def __getitem__(self, name: str) -> Any:
-        """One of them."""
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Their names."""
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        """How many they are."""
-        return len(self._arrays)
 
 
 class ClusterEngine:
@@ -48,14 +19,16 @@ class ClusterEngine:
     Args:
         pool: The workers.
         count: How many they are.
+        collective: Whether the learner sends them new weights at once.
     """
 
     lockstep = False
 
-    def __init__(self, pool: Pool, count: int):
+    def __init__(self, pool: Pool, count: int, *, collective: bool):
         self.version = 0
         self._pool = pool
         self._count = count
+        self._collective = collective
         self.context_length = pool.context_length()
 
     def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
@@ -83,10 +56,8 @@ class ClusterEngine:
 
     def update_weights(self, weights: Weights) -> None:
         """Has every worker take over the weights, between two turns; returns when all have."""
-        with weights.reading() as (named, version):
-            stored = named.reference if isinstance(named, StoredTensors) else ray.put(_arrays(named))
-            self._pool.update_weights(stored, version).result()
-            self.version = version
+        self._pool.update_weights(NewWeights(weights, collective=self._collective)).result()
+        self.version = weights.version
 
     def sleep(self) -> None:
         """The workers' accelerators are their own."""
@@ -97,8 +68,3 @@ class ClusterEngine:
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()
-
-
-def _arrays(named: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Tensors as Ray's object store shares them."""
-    return {name: tensor.detach().float().cpu().numpy() for name, tensor in named.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from grpo_agents.cluster.engine import StoredTensors
+from grpo_agents.cluster.remote_tensors import RemoteTensors
 from grpo_agents.learner.batch import Batch, Row
 from grpo_agents.learner.ranks import RankLost
 
@@ -58,11 +58,25 @@ class RemoteLearner:
         """Log π of each row's trained tokens under the policy, (trained,), in no order."""
         return self._call("score", rows)
 
-    def weights(self) -> StoredTensors:
-        """The policy's parameters by name, copies that stay in Ray's object store."""
+    def weights(self) -> RemoteTensors:
+        """The policy's parameters by name, which stay where they are until somebody wants them."""
+        return RemoteTensors(self)
+
+    def stored_weights(self) -> Any:
+        """A reference to copies of them in Ray's object store, as arrays by name."""
         reference = self._actors[0].weights.remote()
         self._wait(reference, fetch=False)
-        return StoredTensors(reference)
+        return reference
+
+    def send_weights(self, workers: Sequence[Any], version: int) -> list[Any]:
+        """Sends them to many actors at once; gives what answers when each has them, and begins no turn before.
+
+        The answers raise :class:`~grpo_agents.cluster.transfer.TransferFailed` where the weights did not come.
+        """
+        first, size = self._actors[0], len(workers) + 1
+        meet = first.place.remote()
+        first.send_weights.remote(meet, size)
+        return [worker.receive_weights.remote(meet, rank, size, version) for rank, worker in enumerate(workers, 1)]
 
     def save_policy(self, folder: Path) -> None:
         """Writes the policy's weights for ``from_pretrained``."""

@@ -20,8 +20,10 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.scheduler import Scheduler
 from grpo_agents.cluster.settings import ClusterConfig
+from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse, Venue
 from grpo_agents.engines import EngineFailure
 from grpo_agents.rollout import Order
@@ -67,8 +69,7 @@ class _Worker:
 class _Update:
     """New weights, and who has not taken them yet."""
 
-    weights: Any
-    version: int
+    weights: NewWeights
     done: Future[None]
     missing: set[_Worker] = field(default_factory=set)
 
@@ -133,14 +134,9 @@ class Pool:
         self._inbox.put(partial(self._admit, step, promised))
         return [group.promised for group in promised]
 
-    def update_weights(self, weights: Any, version: int) -> Future[None]:
-        """Has every worker take over weights; done when all that are there have.
-
-        Args:
-            weights: A reference to arrays by name.
-            version: What they are.
-        """
-        update = _Update(weights, version, self._promise())
+    def update_weights(self, weights: NewWeights) -> Future[None]:
+        """Has every worker take over weights; done when all that are there have."""
+        update = _Update(weights, self._promise())
         self._inbox.put(partial(self._tell, update))
         return update.done
 
@@ -213,7 +209,7 @@ class Pool:
             return
         worker.heard, worker.up = time.monotonic(), True
         if self._update is not None:
-            self._hand_over(worker, self._update)
+            self._hand_to(worker, self._update)
         else:
             self._join(worker)
         if all(one.up for one in self._workers.values()) and not self._context.done():
@@ -232,17 +228,26 @@ class Pool:
 
     def _tell(self, update: _Update) -> None:
         self._update = update
-        for worker in self._workers.values():
-            if worker.up:
-                self._hand_over(worker, update)
+        there = [worker for worker in self._workers.values() if worker.up]
+        update.missing.update(there)
+        for worker, told in zip(there, update.weights.hand_over([one.actor for one in there]), strict=True):
+            self._call(told, partial(self._taken, worker, update))
 
-    def _hand_over(self, worker: _Worker, update: _Update) -> None:
+    def _hand_to(self, worker: _Worker, update: _Update) -> None:
+        """One that comes later has its weights from the object store."""
         update.missing.add(worker)
-        told = worker.actor.update_weights.remote(update.weights, update.version)
-        self._call(told, partial(self._taken, worker, update))
+
+        def go_on(stored: Future[tuple[Any, int]]) -> None:
+            told = worker.actor.update_weights.remote(*stored.result())
+            self._call(told, partial(self._taken, worker, update))
+
+        update.weights.stored().add_done_callback(lambda stored: self._inbox.put(partial(go_on, stored)))
 
     def _taken(self, worker: _Worker, update: _Update, done: Future[None]) -> None:
         """A worker has the new weights."""
+        if isinstance(error := done.exception(), RayTaskError) and isinstance(error.cause, TransferFailed):
+            self._hand_to(worker, update)
+            return
         if self._answer(worker, done, default=True) is None:
             return
         if worker.up and not self._scheduler.knows(worker):

@@ -38,6 +38,11 @@ class ClusterConfig(Section):
         description="ray: steps by which the weights that sampled may be older than those that learn. 0: learner and "
         "workers wait for each other. 1 and more sample ahead and take a correction (method.tis).",
     )
+    weights: Literal["auto", "store", "collective"] = Field(
+        default="auto",
+        description="ray: how new weights reach the workers. store: Ray's object store. collective: sent to all at "
+        "once, by NCCL or, without GPUs, Gloo; they need room on a worker's GPU. auto: collective on GPUs.",
+    )
     restarts: int = Field(
         default=3,
         ge=0,

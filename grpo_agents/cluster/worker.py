@@ -91,11 +91,9 @@ class Worker:
             self._changed.notify()
         return promised
 
-    def update_weights(self, named: Mapping[str, np.ndarray], version: int) -> Future[None]:
-        """Takes over weights as soon as the turns under way are done."""
-        import torch
-
-        weights = Weights({name: torch.from_numpy(array) for name, array in named.items()}, version)
+    def update_weights(self, named: Mapping[str, Any], version: int) -> Future[None]:
+        """Takes over weights, tensors by name, as soon as the turns under way are done."""
+        weights = Weights(named, version)
         return self._between_turns(lambda: self.parts.engine.update_weights(weights))
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Future[list[Completion]]:

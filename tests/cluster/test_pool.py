@@ -9,6 +9,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from grpo_agents.cluster import pool as module
 from grpo_agents.cluster.pool import Pool
 from grpo_agents.cluster.settings import ClusterConfig
+from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse
 from grpo_agents.engines import EngineFailure
 from grpo_agents.rollout import Order
@@ -33,6 +34,21 @@ class Call:
 class Actor:
     def __init__(self):
         self.start, self.play, self.update_weights, self.pulse, self.complete = (Call() for _ in range(5))
+
+
+class NewWeights:
+    """Stands for weights that are stored already."""
+
+    def __init__(self, name, version):
+        self.what = (name, version)
+
+    def hand_over(self, actors):
+        return [actor.update_weights.remote(*self.what) for actor in actors]
+
+    def stored(self):
+        done = Future()
+        done.set_result(self.what)
+        return done
 
 
 class Stage:
@@ -222,7 +238,7 @@ def test_new_weights_are_there_when_all_who_are_up_have_them_and_who_comes_later
     one = stage()
     one.start(0)
     first = one.made[0]
-    done = one.pool.update_weights("the first", 1)
+    done = one.pool.update_weights(NewWeights("the first", 1))
     one.until(lambda: first.update_weights.calls)
     second = one.made[1]
     one.start(1)  # meanwhile
@@ -245,7 +261,7 @@ def test_a_worker_that_dies_over_new_weights_keeps_nobody_waiting(stage):
     one.start(0, 1)
     first, second = one.made
     one.pool.context_length()
-    done = one.pool.update_weights("new", 1)
+    done = one.pool.update_weights(NewWeights("new", 1))
     one.until(lambda: first.update_weights.calls and second.update_weights.calls)
     second.update_weights.calls[0][1].set_result(None)
     first.update_weights.calls[0][1].set_exception(lost())
@@ -253,6 +269,22 @@ def test_a_worker_that_dies_over_new_weights_keeps_nobody_waiting(stage):
     one.start(2)
     one.until(lambda: one.made[2].update_weights.calls)
     assert one.made[2].update_weights.calls[0][0] == ("new", 1)
+
+
+def test_who_missed_what_the_learner_sent_to_all_has_it_from_the_store(stage):
+    one = stage()
+    one.start(0, 1)
+    first, second = one.made
+    one.pool.context_length()
+    done = one.pool.update_weights(NewWeights("sent", 1))
+    one.until(lambda: first.update_weights.calls and second.update_weights.calls)
+    first.update_weights.calls[0][1].set_result(None)
+    second.update_weights.calls[0][1].set_exception(RayTaskError("receive", "…", TransferFailed("nobody came")))
+    one.until(lambda: len(second.update_weights.calls) == 2)
+    assert not done.done()
+    second.update_weights.calls[1][1].set_result(None)
+    assert done.result(10) is None
+    assert (one.killed, one.said) == ([], [])
 
 
 def test_what_one_is_asked_its_successor_answers(stage):

@@ -94,7 +94,7 @@ def test_a_run_on_workers_is_the_local_one(alone, warm, tmp_path):
 
 def test_workers_run_ahead_as_far_as_they_may_and_a_lost_one_costs_nothing(warm, tmp_path, monkeypatch, capfd):
     killed = kill_one(monkeypatch, "WorkerActor", 2)
-    run = train(grpo(tmp_path / "run", warm, **AHEAD))
+    run = train(grpo(tmp_path / "run", warm, **AHEAD, **{"cluster.weights": "collective"}))
     assert killed
     rows = [row for row in rows_of(run) if "lr" in row]
     assert [row["step"] for row in rows] == list(range(6))

@@ -48,11 +48,11 @@ def test_groups_are_those_of_a_rollout_whenever_they_come(config, orders, worker
 def test_weights_change_between_turns_and_each_turn_says_which_it_had(orders, worker, monkeypatch):
     """New ones come whenever a turn is being sampled, and are there before the next one."""
     engine, updates = worker.parts.engine, []
-    named = {name: value.detach().numpy() for name, value in worker.parts.engine.model.named_parameters()}
+    named = {name: value.detach().clone() for name, value in worker.parts.engine.model.named_parameters()}
     submit = engine.submit
 
     def submit_and_update(*arguments):
-        updates.append(worker.update_weights({name: value.copy() for name, value in named.items()}, len(updates) + 1))
+        updates.append(worker.update_weights({name: value.clone() for name, value in named.items()}, len(updates) + 1))
         submit(*arguments)
 
     monkeypatch.setattr(engine, "submit", submit_and_update)
