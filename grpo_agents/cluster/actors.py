@@ -142,9 +142,9 @@ class RankActor:
         given = getattr(self._learner, name)(*args, **settings)
         return given, self._learner.counts
 
-    def weights(self) -> dict[str, np.ndarray]:
-        """The policy's parameters by name, in main memory."""
-        return {name: tensor.float().cpu().numpy() for name, tensor in self._learner.weights().items()}
+    def weights(self) -> tuple[dict[str, np.ndarray], bool]:
+        """The policy's parameters by name, in main memory; and that they are there."""
+        return {name: tensor.float().cpu().numpy() for name, tensor in self._learner.weights().items()}, True
 
     def send_weights(self, meet: tuple[str, int], size: int) -> None:
         """Sends them to workers that are there at the same time."""

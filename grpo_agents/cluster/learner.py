@@ -64,8 +64,8 @@ class RemoteLearner:
 
     def stored_weights(self) -> Any:
         """A reference to copies of them in Ray's object store, as arrays by name."""
-        reference = self._actors[0].weights.remote()
-        self._wait(reference, fetch=False)
+        reference, there = self._actors[0].weights.options(num_returns=2).remote()
+        self._wait(there)  # as a reference says nothing of an actor that died: who has it would seem to have died
         return reference
 
     def send_weights(self, workers: Sequence[Any], version: int) -> list[Any]:
@@ -104,7 +104,7 @@ class RemoteLearner:
         found, self.counts = self._wait(self._actors[0].call.remote(name, *args, **settings))
         return found
 
-    def _wait(self, answer: Any, *, fetch: bool = True) -> Any:
+    def _wait(self, answer: Any) -> Any:
         """What the first rank answers; as it computes with the others, it would wait for ever for one that is gone."""
         try:
             while True:
@@ -114,7 +114,7 @@ class RemoteLearner:
                         ray.get(other)  # raises what ended it
                         raise RankLost("a process of the learner went home too early")
                 if answer in done:
-                    return ray.get(answer) if fetch else None
+                    return ray.get(answer)
         except RayActorError as error:
             raise RankLost("a process of the learner died") from error
         except RayTaskError as error:

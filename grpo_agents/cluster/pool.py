@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.scheduler import Scheduler
@@ -26,6 +26,7 @@ from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse, Venue
 from grpo_agents.engines import EngineFailure
+from grpo_agents.learner.ranks import RankLost
 from grpo_agents.rollout import Order
 from grpo_agents.trajectory import Group
 
@@ -245,8 +246,13 @@ class Pool:
 
     def _taken(self, worker: _Worker, update: _Update, done: Future[None]) -> None:
         """A worker has the new weights."""
-        if isinstance(error := done.exception(), RayTaskError) and isinstance(error.cause, TransferFailed):
+        error = done.exception()
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, TransferFailed):
             self._hand_to(worker, update)
+            return
+        if isinstance(cause, ObjectLostError):  # no worker can help it
+            self._fail(RankLost("a machine was lost, and with it the weights of the learner"))
             return
         if self._answer(worker, done, default=True) is None:
             return
@@ -291,6 +297,8 @@ class Pool:
             found = done.result()
         except RayActorError as error:
             self._lose(worker, _cause_of(error))
+        except ObjectLostError:
+            self._lose(worker, "had its machine lost, and with it what it had answered")
         except RayTaskError as error:
             if isinstance(error.cause, EngineFailure):
                 self._lose(worker, f"says: {error.cause}")

@@ -4,7 +4,7 @@ import time
 from concurrent.futures import Future
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from grpo_agents.cluster import pool as module
 from grpo_agents.cluster.pool import Pool
@@ -12,6 +12,7 @@ from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse
 from grpo_agents.engines import EngineFailure
+from grpo_agents.learner.ranks import RankLost
 from grpo_agents.rollout import Order
 from grpo_agents.trajectory import Group
 
@@ -312,3 +313,32 @@ def test_earlier_steps_are_played_first_and_no_worker_has_more_than_it_may(stage
     one.until(lambda: len(actor.play.calls) == 2)
     time.sleep(0.05)
     assert [arguments for arguments, _ in actor.play.calls] == [("evaluation", ORDERS[4]), ("training", ORDERS[5])]
+
+
+def gone():
+    return ObjectLostError("00", None, "")
+
+
+@pytest.mark.parametrize("error", [gone(), RayTaskError("update_weights", "…", gone())])
+def test_weights_that_are_lost_with_a_machine_are_the_learners_loss_and_no_workers(stage, error):
+    one = stage()
+    one.start(0, 1)
+    waits = one.pool.update_weights(NewWeights("weights", 1))
+    one.until(lambda: all(actor.update_weights.calls for actor in one.made))
+    one.made[0].update_weights.calls[0][1].set_exception(error)
+    with pytest.raises(RankLost, match="the weights of the learner"):
+        waits.result(10)
+    assert len(one.made) == 2
+
+
+def test_a_group_that_is_lost_with_its_machine_is_played_again(stage):
+    one = stage(workers=1)
+    one.start(0)
+    (promised,) = one.pool.play(0, "training", ORDERS[:1])
+    one.until(lambda: one.made[0].play.calls)
+    one.made[0].play.calls[0][1].set_exception(gone())
+    one.start(1)
+    one.until(lambda: one.made[1].play.calls)
+    one.made[1].play.calls[0][1].set_result(group_of(ORDERS[0]))
+    assert promised.result(10).task["id"] == "0"
+    assert "rollout worker 0 had its machine lost" in one.said[0]
