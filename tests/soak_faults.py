@@ -5,6 +5,8 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,7 +107,7 @@ class Stage:
     def __init__(self, folder):
         self.folder = folder
         self.run = folder / "run"
-        self.log = folder / "run.log"
+        self._said = deque(maxlen=100)
         self.driver = None
         (folder / "bad_day.py").write_text(ENVIRONMENT)
         start, warm = folder / "start", folder / "warm"
@@ -132,9 +134,16 @@ class Stage:
         goal = (
             ["--resume", self.run] if resume and (self.run / "config.toml").exists() else [self.folder / "config.toml"]
         )
-        with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "grpo_agents", "train", *goal]
-            self.driver = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "grpo_agents", "train", *goal]
+        self.driver = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )  # a pipe, which takes a line when no file does
+        threading.Thread(target=self._said.extend, args=(self.driver.stdout,), daemon=True).start()
 
     def pids(self, role):
         """The processes of a role."""
@@ -149,9 +158,9 @@ class Stage:
         """Whether every process that a run has is there."""
         return len(self.pids("worker")) == WORKERS and len(self.pids("rank")) == 1
 
-    def said(self, lines=15):
+    def said(self, lines=10):
         """The end of what the run said."""
-        return self.log.read_text(errors="replace").splitlines()[-lines:]
+        return [line.rstrip() for line in list(self._said)[-lines:]]
 
     def close(self):
         """Ends the cluster."""

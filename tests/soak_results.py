@@ -72,15 +72,12 @@ def show(found, console):
         own = [fault["recovered"] for fault in found["faults"] if fault["kind"] == kind]
         back = [took for took in own if took is not None]
         faults.add_row(kind, str(len(own)), str(len(back)), f"{max(back):.0f}" if back else "n/a")
-    flat = Table("longest life", "of", "hours", "first", "last", "an hour", "95 % interval", "verdict")
+    flat = Table("longest life", "hours", "first", "last", "an hour", "95 % interval", "verdict")
     for one in found["slopes"]:
-        unit, form = (2**20, "{:,.1f} MiB") if one["what"] == "own" else (1, "{:,.1f}")
-        first, last, hourly, low, high = (
-            form.format(one[name] / unit) for name in ("first", "last", "hourly", "low", "high")
-        )
-        told = ("n/a", "n/a") if one["verdict"] == "too short" else (hourly, f"{low} to {high}")
-        what = "own memory" if one["what"] == "own" else one["what"]
-        flat.add_row(one["role"], what, f"{one['hours']:.2f}", first, last, *told, one["verdict"])
+        unit, what = (2**20, "MiB") if one["what"] == "own" else (1, one["what"])
+        first, last, hourly, *ends = (f"{one[name] / unit:,.1f}" for name in ("first", "last", "hourly", "low", "high"))
+        told = ("n/a", "n/a") if one["verdict"] == "too short" else (hourly, " to ".join(ends))
+        flat.add_row(f"{one['role']}, {what}", f"{one['hours']:.2f}", first, last, *told, one["verdict"])
     left = Table("left behind", "what")
     for name, what in found["leftovers"].items():
         left.add_row(name, str(what) if what else "nothing")

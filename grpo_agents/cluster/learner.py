@@ -65,7 +65,7 @@ class RemoteLearner:
     def stored_weights(self) -> Any:
         """A reference to copies of them in Ray's object store, as arrays by name."""
         reference, there = self._actors[0].weights.options(num_returns=2).remote()
-        self._wait(there)
+        self._wait(there)  # as a reference says nothing of an actor that died: who has it would seem to have died
         return reference
 
     def send_weights(self, workers: Sequence[Any], version: int) -> list[Any]:

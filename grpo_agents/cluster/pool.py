@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
 from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.scheduler import Scheduler
@@ -26,6 +26,7 @@ from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse, Venue
 from grpo_agents.engines import EngineFailure
+from grpo_agents.learner.ranks import RankLost
 from grpo_agents.rollout import Order
 from grpo_agents.trajectory import Group
 
@@ -268,8 +269,13 @@ class Pool:
     def _taken(self, worker: _Worker, update: _Update, done: Future[None]) -> None:
         """A worker has the new weights."""
         worker.taking = False
-        if isinstance(error := done.exception(), RayTaskError) and isinstance(error.cause, TransferFailed):
+        error = done.exception()
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, TransferFailed):
             self._hand_to(worker, update)
+            return
+        if isinstance(cause, ObjectLostError):  # no worker can help it
+            self._fail(RankLost("a machine was lost, and with it the weights of the learner"))
             return
         if self._answer(worker, done, default=True) is None or not worker.up:
             return

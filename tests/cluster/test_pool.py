@@ -12,6 +12,7 @@ from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse
 from grpo_agents.engines import EngineFailure
+from grpo_agents.learner.ranks import RankLost
 from grpo_agents.rollout import Order
 from grpo_agents.trajectory import Group
 
@@ -364,3 +365,19 @@ def test_earlier_steps_are_played_first_and_no_worker_has_more_than_it_may(stage
     one.until(lambda: len(actor.play.calls) == 2)
     time.sleep(0.05)
     assert [arguments for arguments, _ in actor.play.calls] == [("evaluation", ORDERS[4]), ("training", ORDERS[5])]
+
+
+def gone():
+    return ObjectLostError("00", None, "")
+
+
+@pytest.mark.parametrize("error", [gone(), RayTaskError("update_weights", "…", gone())])
+def test_weights_that_are_lost_with_a_machine_are_the_learners_loss_and_no_workers(stage, error):
+    one = stage()
+    one.start(0, 1)
+    waits = one.pool.update_weights(NewWeights("weights", 1))
+    one.until(lambda: all(actor.update_weights.calls for actor in one.made))
+    one.made[0].update_weights.calls[0][1].set_exception(error)
+    with pytest.raises(RankLost, match="the weights of the learner"):
+        waits.result(10)
+    assert len(one.made) == 2

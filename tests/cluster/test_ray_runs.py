@@ -127,9 +127,14 @@ def test_a_learner_that_dies_goes_on_from_the_last_checkpoint(alone, warm, tmp_p
     assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
 
 
-@pytest.mark.parametrize("while_", ["weights", "restore"])
-def test_a_learner_that_dies_while_it_loads_is_loaded_again(alone, warm, tmp_path, monkeypatch, capfd, while_):
-    """At the beginning of the run; or when it goes on from a checkpoint, as it died before."""
+@pytest.mark.parametrize(("while_", "said"), [
+    ("stored_weights", "a process of the learner died after step 0; the learner goes on from the last checkpoint"),
+    ("restore", "a process of the learner died while it was loading; it is loaded again"),
+])  # fmt: skip
+def test_a_learner_that_dies_whenever_it_is_asked_is_loaded_again(
+    alone, warm, tmp_path, monkeypatch, capfd, while_, said
+):
+    """For its first weights, for which no worker is to blame; or when it goes on from a checkpoint, having died."""
     once = [getattr(RemoteLearner, while_)]
     if while_ == "restore":
         kill_one(monkeypatch, "RankActor", 2)
@@ -143,7 +148,9 @@ def test_a_learner_that_dies_while_it_loads_is_loaded_again(alone, warm, tmp_pat
 
     monkeypatch.setattr(RemoteLearner, while_, die_and_do)
     run = train(grpo(tmp_path / "run", warm, **RAY))
-    assert "a process of the learner died while it was loading; it is loaded again" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert said in err
+    assert "rollout worker" not in err.replace("rollout workers are loading", "")
     assert tokens_of(run) == tokens_of(alone)
     assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
     assert not actors()
