@@ -18,6 +18,9 @@ Meet = tuple[str, int]
 
 LAYOUT, DONE = "layout", "done"
 
+MEET_SECONDS = 15.0
+"""So long is waited for somebody to come; one that died since the last time does not."""
+
 
 class TransferFailed(RuntimeError):
     """Some of the processes did not come, or went away in the middle; the weights have to be sent in another way."""
@@ -82,7 +85,9 @@ def _device() -> torch.device:
 def _join(meet: Meet, rank: int, size: int, patience: float) -> tuple[ProcessGroup, TCPStore]:
     """A group of its own, beside that of the learner's ranks."""
     wait = timedelta(seconds=patience)
-    store = TCPStore(meet[0], meet[1], size, is_master=rank == 0, timeout=wait)
+    store = TCPStore(
+        meet[0], meet[1], size, is_master=rank == 0, timeout=timedelta(seconds=min(patience, MEET_SECONDS))
+    )
     if torch.cuda.is_available():
         from torch.distributed import ProcessGroupNCCL
 

@@ -127,6 +127,7 @@ def test_a_learner_that_dies_goes_on_from_the_last_checkpoint(alone, warm, tmp_p
     assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("while_", "said"), [
     ("stored_weights", "a process of the learner died after step 0; the learner goes on from the last checkpoint"),
     ("restore", "a process of the learner died while it was loading; it is loaded again"),
