@@ -12,6 +12,7 @@ import argparse
 import heapq
 import json
 import math
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Job:
     batch: int = 512
     group_size: int = 8
     staleness: int = 0
-    steps: int = 12
+    steps: int = 9
     at_once: int = 128
     turns: float = 4.0
     turn_tokens: float = 400.0
@@ -285,9 +286,9 @@ GPUS = (8, 16, 32, 64, 128, 256, 512, 1000)
 TURNED = {
     "as it is": {},
     "max_staleness 2": {"staleness": 2},
-    "max_staleness 8": {"staleness": 8},
-    "batch 4096": {"batch": 4096},
-    "batch 4096, max_staleness 2": {"batch": 4096, "staleness": 2},
+    "max_staleness 5": {"staleness": 5},
+    "batch 2048": {"batch": 2048},
+    "batch 2048, max_staleness 2": {"batch": 2048, "staleness": 2},
 }
 """What is turned, one after the other."""
 
@@ -303,20 +304,13 @@ def main() -> None:
     base = Job(gpus=8)
     if arguments.driver_ms is not None:
         base = replace(base, driver_seconds=arguments.driver_ms / 1000)
+    asked = [(name, replace(base, gpus=gpus, **turned)) for name, turned in TURNED.items() for gpus in GPUS]
     rows = []
-    for name, turned in TURNED.items():
-        for gpus in GPUS:
-            job = replace(base, gpus=gpus, **turned)
-            found = simulate(job)
-            rows.append(
-                {
-                    "turned": name,
-                    "gpus": gpus,
-                    "batch": job.batch,
-                    **{key: round(value, 4) for key, value in found.items()},
-                }
-            )
-            print(name, gpus, {key: round(value, 3) for key, value in found.items()}, flush=True)
+    with ProcessPoolExecutor() as processes:
+        for (name, job), found in zip(asked, processes.map(simulate, [job for _, job in asked]), strict=True):
+            figures = {key: round(value, 4) for key, value in found.items()}
+            rows.append({"turned": name, "gpus": job.gpus, "batch": job.batch, **figures})
+            print(name, job.gpus, figures, flush=True)
     arguments.out.write_text(json.dumps({"job": asdict(base), "rows": rows}, indent=1) + "\n")
 
 

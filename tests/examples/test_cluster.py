@@ -1,0 +1,81 @@
+"""docs/cluster.md holds what was measured and simulated, and the files for clusters parse."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from tiny import REPOSITORY
+
+from grpo_agents.config import make_config
+
+FOLDER = REPOSITORY / "examples" / "cluster"
+PAGE = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.mark.parametrize("name", ["throughput", "simulation"])
+def test_the_tables_of_the_page_are_those_of_the_figures(name):
+    table = getattr(module("tables"), name)(json.loads((FOLDER / f"{name}.json").read_text()))
+    assert table in PAGE
+
+
+def test_the_config_of_the_page_is_one():
+    (text,) = [block.split("```")[0] for block in PAGE.split("```toml\n")[1:]]
+    settings = {"model": {"path": "x"}, "env": {"id": "x"}, "learner": {"old_logprobs": "recompute"}}
+    made = make_config({**settings, "method": {"name": "grpo", "tis": 2.0}, **tomllib.loads(text)})
+    assert (made.cluster.workers, made.max_staleness) == (6, 1)
+
+
+def test_the_script_for_slurm_parses():
+    subprocess.run(["bash", "-n", FOLDER / "slurm.sh"], check=True)
+
+
+def test_the_job_for_kubernetes_parses_and_asks_for_what_its_machines_have():
+    job = yaml.safe_load((FOLDER / "kuberay.yaml").read_text(encoding="utf-8"))
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    gpus = group["replicas"] * int(container["resources"]["limits"]["nvidia.com/gpu"])
+    asked = dict(part.split("=") for part in job["spec"]["entrypoint"].split() if part.startswith("cluster."))
+    assert int(asked["cluster.learner_ranks"]) + int(asked["cluster.workers"].rstrip(";")) == gpus
+    subprocess.run(["bash", "-nc", job["spec"]["entrypoint"]], check=True)
+
+
+SMALL = {"batch": 16, "steps": 6, "group_size": 4, "at_once": 16}
+
+
+@pytest.fixture(scope="module")
+def simulating():
+    return module("simulate")
+
+
+def test_a_simulated_run_does_what_its_job_says(simulating):
+    """Tokens are those that were drawn, the learner learns as long as it says, and nothing is stale."""
+    job = simulating.Job(gpus=8, **SMALL)
+    found = simulating.simulate(job)
+    learning = 16 * 4 * (4 * 400 + 1000) / (2 * 9000)
+    assert found["step_seconds"] > learning + job.weights_seconds
+    assert found["learner_use"] == pytest.approx(learning / found["step_seconds"], rel=0.2)
+    sampled = found["tokens_a_second"] * found["step_seconds"]
+    assert sampled == pytest.approx(16 * 4 * 4 * 400, rel=0.2)
+    assert found["staleness"] == 0
+    assert simulating.simulate(job) == found
+
+
+def test_running_ahead_is_faster_and_no_older_than_allowed(simulating):
+    """And of a learner that is never waited for, the engines are what bounds a run."""
+    each = [simulating.simulate(simulating.Job(gpus=8, staleness=age, **SMALL)) for age in (0, 1, 2)]
+    assert each[0]["step_seconds"] > each[1]["step_seconds"] >= 0.95 * each[2]["step_seconds"]
+    assert [found["staleness"] <= age for age, found in enumerate(each)] == [True] * 3
+    assert each[1]["staleness"] > 0
