@@ -230,6 +230,9 @@ class Chance:
             group.task = task
         return groups
 
+    def begin(self, tasks, *, step, **settings):
+        return lambda: self.sample(tasks, **settings)
+
 
 def source(rollout, made, *, size=4, resample=0):
     weigh = Weighing(vector_of(outcome="max"), AdvantageConfig(), {}, Grpo())

@@ -22,6 +22,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
 def test_its_python_serves_plays_and_says_who_is_away():
+    before = threading.active_count()
     program, left = "\n".join(text for kind, text in BLOCKS if kind == "python"), {}
     try:
         exec(program, left)
@@ -31,7 +32,7 @@ def test_its_python_serves_plays_and_says_who_is_away():
     assert left["said"].startswith("What is 6 times 7?")
     assert (left["reward"], left["terminated"], left["info"]["rewards"]) == (1.0, True, {"outcome": 1.0})
     assert re.match(rf"{left['url']} cannot be reached: .*serve-env", left["away"])
-    assert threading.active_count() < 50
+    assert threading.active_count() <= before + 20
 
 
 @pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "toml"])

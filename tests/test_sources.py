@@ -172,6 +172,9 @@ class Sampler:
             found.append(group)
         return found
 
+    def begin(self, tasks, *, step, **settings):
+        return lambda: self.sample(tasks, **settings)
+
 
 TASKS = as_tasks([{"id": number} for number in range(40)])
 

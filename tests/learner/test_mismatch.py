@@ -14,6 +14,7 @@ def test_the_figures_are_the_formulas():
         {
             "staleness/mean": sum(staleness) / 50,
             "staleness/max": 2,
+            **{f"staleness/share_{age}": list(staleness).count(age) / 50 for age in range(3)},
             "mismatch/mean": np.mean([abs(d) for d in differences]),
             "mismatch/max": max(abs(d) for d in differences),
             "mismatch/kl": np.mean([-d for d in differences]),
@@ -43,7 +44,8 @@ def test_a_small_mismatch_keeps_its_digits():
 
 def test_without_a_token_of_equal_weights_there_is_no_mismatch():
     figures = compare(np.zeros(3), np.ones(3), np.array([1, 1, 2]))
-    assert figures == {"staleness/mean": pytest.approx(4 / 3), "staleness/max": 2.0}
+    shares = {"staleness/share_1": pytest.approx(2 / 3), "staleness/share_2": pytest.approx(1 / 3)}
+    assert figures == {"staleness/mean": pytest.approx(4 / 3), "staleness/max": 2.0, **shares}
     check(figures, 1e-9)
 
 

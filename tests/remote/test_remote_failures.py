@@ -328,9 +328,12 @@ def test_a_server_of_another_environment_is_noticed():
 
 
 def test_addresses_that_are_none():
-    for url in ("http://", "http://me:pass@host", "http://host?token=1"):
-        with pytest.raises(ValueError, match=r"reads http://host:port"):
+    with pytest.raises(ValueError, match=r"reads http://host:port"):
+        make_env("http://")
+    for url in ("http://me:pass@host", "http://:pass@host", "http://host?token=1"):
+        with pytest.raises(ValueError, match=r"env.id holds a user, a password or a query.*token_variable") as raised:
             make_env(url)
+        assert "pass@" not in str(raised.value)
     with running_app(Starlette()) as url, pytest.raises(RemoteFailure, match=r"no server of an environment|refuses"):
         make_env(url)
     with served(Trouble) as url, pytest.raises(ValueError, match=r"no option 'level'.*serve-env --option"):
