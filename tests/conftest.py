@@ -11,6 +11,8 @@ from grpo_agents.config import load_config
 from grpo_agents.engines.vllm import check_version
 from runs import grpo
 
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tests tell nobody that they ran
+
 
 def no_vllm():
     """Why there is no vLLM for tests here, or an empty string."""
