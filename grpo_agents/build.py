@@ -159,8 +159,9 @@ def _build(
     if leave is not None:  # its processes hold the models
         from grpo_agents.cluster.cluster import Cluster
 
+        chat = make_chat(config)  # first, as it may be refused
         cluster = Cluster(config, leave, learning=learning, say=say)
-        chat, engine = make_chat(config), cluster.engine
+        engine = cluster.engine
     else:
         reward_model = _make_reward_model(config, vector, watched)
         model = load_model(config.model) if learning else None

@@ -198,12 +198,13 @@ class Pool:
     def _promise(self) -> Future[Any]:
         """Something that somebody will wait for; it ends when the pool fails, too."""
         promised: Future[Any] = Future()
-        with self._failing:
-            if self._failure is None:
-                self._promises.add(promised)
-        if self._failure is not None and promised not in self._promises:
-            promised.set_exception(self._failure)
         promised.add_done_callback(self._promises.discard)
+        with self._failing:
+            failure = self._failure
+            if failure is None:
+                self._promises.add(promised)
+        if failure is not None:
+            promised.set_exception(failure)
         return promised
 
     def _fail(self, error: Exception) -> None:

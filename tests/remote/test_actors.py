@@ -3,14 +3,13 @@
 import os
 
 import pytest
+import ray
 
 from grpo_agents.contract import check
 from grpo_agents.env import make_env
 from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.remote.wire import RemoteFailure, SessionLost
 from grpo_agents.spaces import tool_call
-
-ray = pytest.importorskip("ray")
 
 LOST = """
 import os, signal
