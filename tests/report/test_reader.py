@@ -196,35 +196,40 @@ def test_keys_lead_through_rollouts_and_groups(open_page):
     def press(*keys):
         for key in keys:
             page.keyboard.press(key)
-        return page.evaluate("location.hash"), page.inner_text(".rollout.current h3") if page.locator(
-            ".rollout.current"
-        ).count() else ""
 
-    page.keyboard.press("n")
-    page.wait_for_selector(".rollout.current")
-    first = page.evaluate("location.hash")
-    assert first == "#step=0&phase=eval&trajectory=0.0"
-    for _ in range(12):
-        page.keyboard.press("n")
+    def shows(address, rollout=None):
+        """The page comes to this: an address changes at once, the page after it."""
+        expect(page).to_have_url(re.compile(re.escape(address) + "$"))
+        heading = page.locator(".rollout.current h3")
+        expect(heading).to_have_count(0) if rollout is None else expect(heading).to_have_text(rollout)
+
+    press("n")
+    shows("#step=0&phase=eval&trajectory=0.0", "0.0")
+    press(*"n" * 12)
     expect(page.locator(".group h2")).to_have_text("train, step 0, group 0")
-    assert press("j") == ("#step=0&phase=train&trajectory=0.1", "0.1")
-    assert press("ArrowRight", "j", "j", "j")[1] == "0.3"  # there are no more
-    assert press("k", "ArrowLeft")[1] == "0.1"
-    page.keyboard.press("p")
+    press("j")
+    shows("#step=0&phase=train&trajectory=0.1", "0.1")
+    press("ArrowRight", "j", "j", "j")  # there are no more
+    shows("#step=0&phase=train&trajectory=0.3", "0.3")
+    press("k", "ArrowLeft")
+    shows("#step=0&phase=train&trajectory=0.1", "0.1")
+    press("p")
     expect(page.locator(".group h2")).to_have_text("eval, step 2, group 5")
-    page.keyboard.press("?")
-    assert page.locator("#keys").is_visible()
+    press("?")
+    expect(page.locator("#keys")).to_be_visible()
     assert "next group" in page.inner_text("#keys")
-    page.keyboard.press("Escape")
-    assert not page.locator("#keys").is_visible()
-    page.keyboard.press("/")
+    press("Escape")
+    expect(page.locator("#keys")).to_be_hidden()
+    press("/")
     page.keyboard.type("jn apples")  # letters, no keys
     assert page.evaluate("document.activeElement.name") == "text"
     assert page.input_value("[name=text]") == "jn apples"
-    page.keyboard.press("Escape")
+    press("Escape")
     assert page.evaluate("document.activeElement.name") is None
-    assert press("Escape")[0] == "#trajectories"
-    assert press("Escape")[0] == "#overview"
+    press("Escape")
+    shows("#trajectories")
+    press("Escape")
+    shows("#overview")
 
 
 def found(page):
