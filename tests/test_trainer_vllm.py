@@ -17,7 +17,7 @@ from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
 from grpo_agents.methods.grpo import Grpo
-from grpo_agents.trainer import Trainer
+from grpo_agents.trainer import Trainer, train
 from runs import grpo, rows_of, steps_of
 
 pytestmark = pytest.mark.vllm
@@ -88,6 +88,34 @@ def test_a_run_samples_from_the_policy_that_it_trains(start, tmp_path, settings)
         versions = {turn.version for trajectory in store.read(file) for turn in trajectory.steps}
         assert versions == {max(0, step - late)}
     assert len(steps_of(rows, eval_=True)) == 3
+
+
+@pytest.mark.slow  # test_ray_runs.py has it with another engine
+def test_workers_on_ray_have_each_an_engine_that_samples_from_it(start, tmp_path):
+    (tmp_path / "low.py").write_text(LOW)
+    settings = {
+        "model.path": start,
+        "rewards.vector": f"{tmp_path / 'low.py'}:low",
+        "cluster.kind": "ray",
+        "cluster.workers": 2,
+    }
+    ray = pytest.importorskip("ray")
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # more than there are
+    try:
+        folder = train(grpo(tmp_path / "run", start.parent, **SAMPLED, **settings))
+    finally:
+        ray.shutdown()
+    rows = rows_of(folder)
+    probes = [row["sync/max_difference"] for row in rows if "sync/max_difference" in row]
+    assert len(probes) == 3
+    assert max(probes) < 1e-5
+    trained = [row for row in rows if "grad_norm" in row]
+    assert all(row["grad_norm"] > 0 for row in trained)
+    assert all(row["mismatch/max"] < 1e-5 for row in trained)
+    for step in range(4):
+        played = list(store.read(folder / "trajectories" / f"train-{step:06d}.parquet"))
+        assert [one.id for one in played] == [f"{group}.{index}" for group in range(3) for index in range(3)]
+        assert {turn.version for one in played for turn in one.steps} == {step}
 
 
 def test_a_trained_policy_says_the_same_wherever_it_is_loaded(start, tmp_path):
