@@ -67,6 +67,7 @@ class Parts:
     hidden: tuple[str, ...] = ()
     models: ChatModels = field(default_factory=ChatModels)
     cluster: Cluster | None = None
+    _rollouts: list[Rollout] = field(default_factory=list, init=False, repr=False)
 
     @property
     def scoring(self) -> Scoring:
@@ -80,12 +81,19 @@ class Parts:
         return given if self.reward_model is None else {**given, "reward_model": self.reward_model}
 
     def close(self) -> None:
-        """Ends the engine and those of other models, and gives a cluster back."""
+        """Closes the rollouts, ends the engine and those of other models, and gives a cluster back."""
+        for rollout in self._rollouts:
+            rollout.close()
         if self.cluster is not None:
             self.cluster.close()
         else:
             self.engine.close()
             self.models.close()
+
+    @property
+    def unprobed(self) -> bool:
+        """Whether a worker plays that replaced another after the engine was probed last."""
+        return self.cluster is not None and self.cluster.engine.unprobed
 
     @property
     def moving_reward_model(self) -> RewardModel | None:
@@ -117,6 +125,7 @@ class Parts:
             gold=self.gold,
             hidden=self.hidden,
         )
+        self._rollouts.append(rollout)
         return rollout, tasks
 
 

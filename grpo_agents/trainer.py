@@ -263,7 +263,7 @@ class Trainer:
         samples = self.kind == "policy"  # others sample for the evaluation alone
         if self.config.evaluates(step) or (samples and step % self.config.engine.check.every == 0):
             self._log(step, self.sync_check.probe(step), board)
-        elif samples and step == self.start:  # of a run that goes on: an unbroken one has no such figures
+        elif samples and (step == self.start or self.parts.unprobed):  # an undisturbed run has no such figures
             self.sync_check.probe(step)
 
     def _evaluate_if_due(self, step: int, board: SummaryWriter) -> None:

@@ -230,6 +230,31 @@ def test_environments_are_used_again_and_closed(chat):
     assert len(closed) == 3
 
 
+def test_an_environment_that_cannot_be_closed_keeps_nobody_from_going_on(chat):
+    before = set(threading.enumerate())
+    rollout = make_rollout(chat, [say(chat, "bye")], group_size=3, step_timeout=0.3)
+    rollout.sample([{"do": "talk"}], seed=0)
+    raising, hanging, closing_ = Talk.made
+    closed = []
+
+    def fail():
+        raise RuntimeError("the browser is gone")
+
+    raising.close, hanging.close, closing_.close = fail, Talk.hang.wait, lambda: closed.append(1)
+    with pytest.warns(UserWarning, match="could not be closed") as said:
+        rollout.close()
+    assert sorted(str(one.message) for one in said) == [
+        "Talk: an environment could not be closed: Abandoned('still running after 0.3 s')",
+        "Talk: an environment could not be closed: RuntimeError('the browser is gone')",
+    ]
+    assert closed == [1]
+    Talk.hang.set()
+    deadline = time.monotonic() + 10
+    while set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 # Budgets
 
 

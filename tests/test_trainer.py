@@ -1,5 +1,6 @@
 import json
 import re
+import threading
 import tomllib
 
 import numpy as np
@@ -98,7 +99,9 @@ def test_held_out_tasks_are_the_same_ones_every_time(unbroken):
 
 
 def test_the_same_config_gives_the_same_run(unbroken, warm, tmp_path):
+    threads = set(threading.enumerate())
     again = train(grpo(tmp_path / "run", warm))
+    assert not [thread for thread in set(threading.enumerate()) - threads if thread.name == "grpo-agents-step"]
     assert left_behind(again) == left_behind(unbroken)
     other = train(grpo(tmp_path / "other", warm, seed=1))
     assert rows_of(other) != rows_of(unbroken)

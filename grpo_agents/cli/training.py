@@ -115,7 +115,7 @@ def rollout(
     parts = build(settings, say=console(stderr=True).print)
     with closing(parts):
         player, source = parts.rollout(evaluating=evaluation)
-        with closing(player), console(stderr=True).status(f"playing {tasks} tasks"):
+        with console(stderr=True).status(f"playing {tasks} tasks"):
             groups = player.sample(
                 [pick(source, number, settings.seed) for number in range(tasks)],
                 seed=settings.seed,

@@ -27,10 +27,17 @@ class ClusterEngine:
         self.version = 0
         self._pool = pool
         self._collective = collective
+        self._probed = 0
         self.context_length = pool.context_length()
+
+    @property
+    def unprobed(self) -> bool:
+        """Whether a worker plays, having replaced another, that was not there when :meth:`submit` was called last."""
+        return self._pool.arrivals > self._probed
 
     def submit(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
         """Has requests sampled, between the turns of what the workers play."""
+        self._probed = self._pool.arrivals
 
         def hand_on(done: Future[list[Completion]]) -> None:
             error = done.exception()

@@ -42,7 +42,7 @@ PAUSE_SECONDS = 10.0
 """So much longer is waited each time before one that was lost again is replaced: a lost machine takes time to miss."""
 
 CLOSE_SECONDS = 5.0
-"""So long may all workers together take to close their environments."""
+"""So long may workers take to close their environments."""
 
 LOAD_SECONDS = 1800.0
 """So long may a worker take to load its model."""
@@ -93,6 +93,9 @@ class Pool:
         most_hanging: Threads that may hang in a worker before it is replaced.
         patience: Seconds without a sign of life after which a worker counts as lost.
         say: Told of every replacement, and what the workers' engines say.
+
+    Attributes:
+        arrivals: How many workers have begun to play so far, those that replaced others among them.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Pool:
         self._workers: dict[int, _Worker] = {}
         self._losses = dict.fromkeys(range(settings.workers), 0)  # in a row, without a group
         self._update: _Update | None = None
+        self.arrivals = 0
         self._replaced = self._requeued = 0
         self._failure: Exception | None = None
         self._failing = threading.Lock()  # of that and of what is promised
@@ -238,6 +242,7 @@ class Pool:
     def _join(self, worker: _Worker) -> None:
         """A worker has the weights of now, and may be asked for what they give."""
         self._scheduler.join(worker)
+        self.arrivals += 1
         for work in self._later:
             self._inbox.put(work)
         self._later.clear()
@@ -346,17 +351,17 @@ class Pool:
                 )
             )
         else:
-            self._replace(worker, why)
+            ray.kill(worker.actor)
+            self._replace(worker, why, PAUSE_SECONDS * (self._losses[worker.number] - 1))
 
-    def _replace(self, worker: _Worker, why: str) -> None:
-        """Another one in its place; what it was playing is played by who has room."""
-        ray.kill(worker.actor)
+    def _replace(self, worker: _Worker, why: str, pause: float) -> None:
+        """Another one in its place, so many seconds later; what it was playing is played by who has room."""
         lost = self._scheduler.leave(worker)
         self._requeued += len(lost)
         self._replaced += 1
         again = f"; {len(lost)} groups are played again" if lost else ""
         self._say(f"rollout worker {worker.number} {why}. It is replaced{again}")
-        worker.up, worker.replaced = False, time.monotonic() + PAUSE_SECONDS * max(0, self._losses[worker.number] - 1)
+        worker.up, worker.replaced = False, time.monotonic() + pause
         if self._update is not None:
             self._settle(self._update, worker)
 
@@ -366,6 +371,8 @@ class Pool:
         for worker in list(self._workers.values()):
             if worker.replaced is not None:
                 if now >= worker.replaced:
+                    if worker.retiring:
+                        ray.kill(worker.actor)  # closed by now, or never
                     self._start(worker.number)
             elif not worker.up:
                 if now - worker.started > LOAD_SECONDS:
@@ -377,7 +384,8 @@ class Pool:
             elif now - worker.asked > self._patience:
                 self._lose(worker, f"gave no sign of life for {self._patience:g} s (engine.patience)")
             if worker.up and worker.retiring and not self._scheduler.load(worker):
-                self._replace(worker, worker.retiring)
+                worker.actor.close.remote()
+                self._replace(worker, worker.retiring, CLOSE_SECONDS)
 
     def _heard(self, worker: _Worker, done: Future[Pulse]) -> None:
         pulse = self._answer(worker, done)

@@ -151,8 +151,6 @@ class Worker:
             self._changed.notify()
         self._thread.join()
         self._scorer.shutdown(cancel_futures=True)
-        for rollout in self._rollouts.values():
-            rollout.close()
         self.parts.close()
 
     # In its thread

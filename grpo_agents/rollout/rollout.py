@@ -201,25 +201,21 @@ class Rollout:
             env.reset(seed=0, options={"task": task})
             return env.step(text)
 
-        inbox: _Inbox = queue.SimpleQueue()
-        self._threads.start([(None, job)], self.config.step_timeout, inbox.put)
-        outcome = None
-        while outcome is None:
-            outcome = next(self._receive(inbox), None)
-        assert isinstance(outcome, Outcome)
-        if isinstance(outcome.result, BaseException):
-            warnings.warn(f"{self.env_name}: {text!r} could not be judged: {outcome.result!r}", stacklevel=2)
+        (result,) = self._results([job])
+        if isinstance(result, BaseException):
+            warnings.warn(f"{self.env_name}: {text!r} could not be judged: {result!r}", stacklevel=2)
             return {}
         self._envs.append(env)
-        _, _, terminated, _, info = outcome.result
+        _, _, terminated, _, info = result
         return info["rewards"] if terminated else {}
 
     def close(self) -> None:
-        """Ends the threads and closes the environments."""
+        """Closes the environments, for which each has the time of a step, and ends the threads; warns of what fails."""
+        envs, self._envs = self._envs, []
+        for result in self._results([env.close for env in envs]):
+            if isinstance(result, BaseException):
+                warnings.warn(f"{self.env_name}: an environment could not be closed: {result!r}", stacklevel=2)
         self._threads.close()
-        for env in self._envs:
-            env.close()
-        self._envs.clear()
 
     def _set_up(self, orders: Sequence[Order], playing: dict[int, _Playing]) -> list[tuple[Episode, Callable[[], Any]]]:
         """Makes the episodes of new groups; gives the jobs that begin them."""
@@ -274,6 +270,15 @@ class Rollout:
         self._threads.abandon_late()
         for _ in range(inbox.qsize()):
             yield inbox.get()
+
+    def _results(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What jobs of no episode return or raise, in no order."""
+        inbox: _Inbox = queue.SimpleQueue()
+        self._threads.start([(None, job) for job in jobs], self.config.step_timeout, inbox.put)
+        results: list[Any] = []
+        while len(results) < len(jobs):
+            results += [event.result for event in self._receive(inbox) if isinstance(event, Outcome)]
+        return results
 
     def _observe(self, episode: Episode, outcome: Any) -> bool:
         """Records what an environment answered; False where that ends the episode."""

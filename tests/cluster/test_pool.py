@@ -7,11 +7,12 @@ import pytest
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from grpo_agents.cluster import pool as module
+from grpo_agents.cluster.engine import ClusterEngine
 from grpo_agents.cluster.pool import Pool, outcome
 from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.cluster.transfer import TransferFailed
 from grpo_agents.cluster.worker import Pulse
-from grpo_agents.engines import EngineFailure
+from grpo_agents.engines import EngineFailure, Request, Sampling
 from grpo_agents.learner.ranks import RankLost
 from grpo_agents.rollout import Order
 from grpo_agents.trajectory import Group
@@ -34,7 +35,7 @@ class Call:
 
 class Actor:
     def __init__(self):
-        self.start, self.play, self.update_weights, self.pulse, self.complete = (Call() for _ in range(5))
+        self.start, self.play, self.update_weights, self.pulse, self.complete, self.close = (Call() for _ in range(6))
 
 
 class NewWeights:
@@ -60,6 +61,7 @@ class Stage:
         monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
         monkeypatch.setattr(module, "PULSE_SECONDS", 0.02)
         monkeypatch.setattr(module, "PAUSE_SECONDS", 0.05)
+        monkeypatch.setattr(module, "CLOSE_SECONDS", 0.2)
         monkeypatch.setattr(module.ray, "kill", self.killed.append)
         config = ClusterConfig(kind="ray", **{"workers": 2, **settings})
         self.pool = Pool(
@@ -188,6 +190,8 @@ def test_one_that_outgrows_its_limits_plays_to_the_end_and_is_replaced(stage, pu
     assert (len(actor.play.calls), one.killed) == (2, [])  # it gets nothing more, and keeps what it has
     actor.play.calls[1][1].set_result(group_of(ORDERS[0]))
     assert promised.result(10).task == ORDERS[0].task
+    one.until(lambda: actor.close.calls)
+    assert one.killed == []  # what its environments hold is given back first, if they can
     one.until(lambda: len(one.made) == 2)
     assert one.killed == [actor]
     assert one.said == [f"rollout worker 0 {why}. It is replaced"]
@@ -353,6 +357,23 @@ def test_what_one_is_asked_its_successor_answers(stage):
     assert one.made[1].complete.calls[0][0] == ("a probe",)
     one.made[1].complete.calls[0][1].set_result(["completion"])
     assert asked.result(10) == ["completion"]
+
+
+def test_a_worker_that_came_after_the_last_probe_is_known_as_such(stage):
+    """An engine that nobody has probed may sample from another policy."""
+    one = stage(workers=1)
+    one.start(0)
+    engine = ClusterEngine(one.pool, collective=False)
+    one.until(lambda: engine.unprobed)
+    engine.submit([Request(0, [1, 2], 3, 0)], Sampling(1.0), print)
+    assert not engine.unprobed
+    one.pool.play(0, "training", ORDERS[:1])
+    one.until(lambda: one.made[0].play.calls)
+    one.made[0].play.calls[0][1].set_exception(lost())
+    one.until(lambda: len(one.made) == 2)
+    assert not engine.unprobed  # it is loading
+    one.start(1)
+    one.until(lambda: engine.unprobed)
 
 
 def test_earlier_steps_are_played_first_and_no_worker_has_more_than_it_may(stage):
