@@ -5,9 +5,32 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny import full_logprobs
+from tiny import copy_weights, full_logprobs, sampled
 
+from grpo_agents.learner.learner import Learner
+from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
+from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.sft import Sft
+
+VOCAB = 97
+
+
+def make_learner(
+    model, method=None, *, temperature=1.0, lr=0.1, optimizer="adamw", steps=10, source="policy", **settings
+):
+    config = LearnerConfig(optimizer=OptimizerConfig(name=optimizer, lr=lr, clip=100.0), **settings)
+    return Learner(model, config, method or Grpo(), source=source, steps=steps, temperature=temperature)
+
+
+def ragged(seed=0, count=6, advantages=None):
+    """Trajectories of different lengths and turns."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        turns = [(int(rng.integers(1, 5)), int(rng.integers(1, 4))) for _ in range(rng.integers(1, 4))]
+        advantage = float(rng.normal()) if advantages is None else advantages[number]
+        found.append(sampled(rng, VOCAB, int(rng.integers(1, 7)), turns, advantage=advantage, index=number))
+    return found
 
 
 class Gradient(Exception):
@@ -58,3 +81,12 @@ def reference_gradient(model, method, trajectories, temperature):
                 total = total - trajectory.advantage * (said - said.detach()).exp().sum() / share
     total.backward()
     return {name: value.grad for name, value in model.named_parameters()}
+
+
+def unmoved(learner, before):
+    """Whether weights are, to the bit, those of before, and the optimiser has not begun."""
+    same = all(
+        torch.equal(before[name].view(torch.int32), value.view(torch.int32))
+        for name, value in copy_weights(learner.model).items()
+    )
+    return same and not learner.optimizer.state()
