@@ -13,7 +13,7 @@ from grpo_agents import store
 from grpo_agents.cluster.learner import RemoteLearner
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.trainer import train
-from runs import grpo, rows_of
+from runs import grpo, interrupt_at, rows_of
 
 RAY = {
     "cluster.kind": "ray",
@@ -123,6 +123,19 @@ def test_a_learner_that_dies_goes_on_from_the_last_checkpoint(alone, warm, tmp_p
     assert "a process of the learner died after step 3; the learner goes on from the last checkpoint" in (
         capfd.readouterr().err
     )
+    assert tokens_of(run) == tokens_of(alone)
+    assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
+
+
+@pytest.mark.slow
+def test_one_that_is_asked_to_end_saves_what_it_learned_and_goes_on(alone, warm, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 2, signal.SIGTERM)
+    config = grpo(tmp_path / "run", warm, **RAY)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 3; go on with `grpo-agents train --resume "):
+        train(config)
+    assert not actors()
+    assert (tmp_path / "run" / "checkpoints" / "step-000003").is_dir()
+    run = train(config, resume=True)
     assert tokens_of(run) == tokens_of(alone)
     assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
 
