@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from grpo_agents.cluster.engine import ClusterEngine
 from grpo_agents.cluster.learner import RemoteLearner
 from grpo_agents.cluster.pool import Pool
 from grpo_agents.cluster.rollout import ClusterRollout
+from grpo_agents.cluster.room import Bundle, amounts, check_room, has_own_gpu, make_bundle, total
 from grpo_agents.cluster.versions import versions
 from grpo_agents.cluster.witness import Witness
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds to wait for machines that are there but in use."""
-
-Bundle = dict[str, float]
-"""What one process takes: CPU, GPU."""
 
 
 class Cluster:
@@ -65,15 +62,16 @@ class Cluster:
         undo.callback(atexit.unregister, witness.dismiss)
         undo.callback(witness.dismiss)
         gpus = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
-        learner = _bundle(settings.learner_cpus, float(gpus))
-        worker = _bundle(settings.worker_cpus, float(gpus) if settings.worker_gpus is None else settings.worker_gpus)
+        learner = make_bundle(settings.learner_cpus, gpus)
+        worker = make_bundle(settings.worker_cpus, gpus if settings.worker_gpus is None else settings.worker_gpus)
         self._ranks = settings.learner_ranks if learning else 0
         self._bundles = [learner] * self._ranks + [worker] * settings.workers
         check_room(self._bundles, self._ranks, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         self._group = _reserve(self._bundles)
         undo.callback(remove_placement_group, self._group)
-        gpus_only = "GPU" in learner and "GPU" in worker
-        self._collective = settings.weights == "collective" or (settings.weights == "auto" and gpus_only)
+        self._collective = settings.weights == "collective" or (
+            settings.weights == "auto" and has_own_gpu(learner) and has_own_gpu(worker)
+        )
 
     def _start_workers(self, undo: ExitStack, say: Callable[[str], None]) -> None:
         config, settings = self.config, self.config.cluster
@@ -130,51 +128,6 @@ def _address() -> str:
     return ray.get_runtime_context().gcs_address
 
 
-def _bundle(cpus: float, gpus: float) -> Bundle:
-    return {"CPU": float(cpus), **({"GPU": gpus} if gpus else {})}
-
-
-def check_room(bundles: Sequence[Bundle], ranks: int, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Refuses more than the machines have.
-
-    Args:
-        bundles: What each process takes: those of the learner, then the workers.
-        ranks: How many are of the learner.
-        nodes: What each machine has in all.
-
-    Raises:
-        ValueError: Says what there is, and what would fit.
-    """
-    free = [dict(node) for node in nodes]
-    fitting = 0
-    for bundle in bundles:
-        place = next((node for node in free if all(node.get(key, 0) >= need for key, need in bundle.items())), None)
-        if place is None:
-            break
-        for key, need in bundle.items():
-            place[key] -= need
-        fitting += 1
-    if fitting == len(bundles):
-        return
-    has = ", ".join(_amounts({key: math.fsum(node.get(key, 0) for node in nodes) for key in ("CPU", "GPU")}))
-    asked = [f"{len(bundles) - ranks} rollout workers of {' and '.join(_amounts(bundles[-1]))} each"]
-    if ranks:
-        asked.insert(0, f"{ranks} ranks of the learner of {' and '.join(_amounts(bundles[0]))} each")
-    fits = (
-        f"At most cluster.workers = {fitting - ranks} fit"
-        if fitting > ranks
-        else "Not even one worker fits: ask for less with cluster.worker_cpus, worker_gpus and learner_ranks"
-    )
-    raise ValueError(
-        f"[cluster] asks for {' and '.join(asked)}, and the Ray cluster has {has or 'no processors'} on "
-        f"{len(nodes)} machines. {fits}, or add machines (`ray start --address …`)"
-    )
-
-
-def _amounts(bundle: Mapping[str, float]) -> list[str]:
-    return [f"{amount:g} {key}s" if amount != 1 else f"1 {key}" for key, amount in bundle.items() if amount]
-
-
 def _reserve(bundles: Sequence[Bundle]) -> PlacementGroup:
     """Reserves room for every process, all or nothing.
 
@@ -184,14 +137,10 @@ def _reserve(bundles: Sequence[Bundle]) -> PlacementGroup:
     group = placement_group(list(bundles), strategy="PACK")
     if not group.wait(PATIENCE):
         remove_placement_group(group)
-        free = ", ".join(_amounts({key: ray.available_resources().get(key, 0) for key in ("CPU", "GPU")}))
+        free = ", ".join(amounts(ray.available_resources()))
         raise ValueError(
             f"the Ray cluster would have room for this run, but others use it: {free or 'nothing'} is free, and "
-            f"{', '.join(_amounts(_total(bundles)))} are asked for. Wait for them (`ray status`), or lower "
+            f"{', '.join(amounts(total(bundles)))} are asked for. Wait for them (`ray status`), or lower "
             "cluster.workers"
         )
     return group
-
-
-def _total(bundles: Sequence[Bundle]) -> Bundle:
-    return {key: math.fsum(bundle.get(key, 0) for bundle in bundles) for key in ("CPU", "GPU")}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from grpo_agents.cluster.actors import enter
-from grpo_agents.cluster.cluster import check_room
+from grpo_agents.cluster.room import check_room, has_own_gpu, make_bundle
 from grpo_agents.cluster.versions import versions
 from grpo_agents.config import make_config
 from runs import grpo
@@ -18,6 +18,9 @@ CPU, GPU = {"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}
     ([CPU] * 3, 1, [{"CPU": 6.0}]),
     ([CPU] * 3, 1, [{"CPU": 3.0}, {"CPU": 4.0}]),  # a machine's odd processor is of no use
     ([GPU] * 4, 2, [{"CPU": 8.0, "GPU": 2.0}] * 2),
+    ([{"CPU": 1.0}, {"CPU": 8.0}], 1, [{"CPU": 8.0}, {"CPU": 2.0}]),  # the learner leaves the large one to the worker
+    ([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}], 1, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]),
+    ([CPU, GPU], 1, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]),
 ])  # fmt: skip
 def test_what_fits_is_taken(bundles, ranks, nodes):
     check_room(bundles, ranks, nodes)
@@ -31,11 +34,17 @@ def test_what_fits_is_taken(bundles, ranks, nodes):
      r"8 rollout workers of 2 CPUs and 1 GPU each, and the Ray cluster has 64 CPUs, 4 GPUs on 1 machines. "
      r"At most cluster.workers = 3 fit"),
     ([GPU] * 3, 0, [{"CPU": 8.0}], r"asks for 3 rollout workers .* Not even one worker fits"),
+    ([GPU] * 2, 1, [{"CPU": 8.0, "GPU": 1.0}], r"Not even one worker fits: ask for less with .*worker_gpus"),
     ([CPU], 0, [], r"has no processors on 0 machines"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_what_would(bundles, ranks, nodes, said):
     with pytest.raises(ValueError, match=said):
         check_room(bundles, ranks, nodes)
+
+
+@pytest.mark.parametrize(("gpus", "own"), [(0.0, False), (0.5, False), (1.0, True), (2.0, True)])
+def test_two_processes_on_one_gpu_are_in_no_group_of_nccls(gpus, own):
+    assert has_own_gpu(make_bundle(4, gpus)) == own
 
 
 SETTINGS = {"model": {"path": "x"}, "env": {"id": "x"}, "cluster": {"kind": "ray"}}
