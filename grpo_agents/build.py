@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -82,13 +83,14 @@ class Parts:
 
     def close(self) -> None:
         """Closes the rollouts, ends the engine and those of other models, and gives a cluster back."""
-        for rollout in self._rollouts:
-            rollout.close()
-        if self.cluster is not None:
-            self.cluster.close()
-        else:
-            self.engine.close()
-            self.models.close()
+        with ExitStack() as closing:  # the last one first; each of them, whatever becomes of the others
+            if self.cluster is not None:
+                closing.callback(self.cluster.close)
+            else:
+                closing.callback(self.models.close)
+                closing.callback(self.engine.close)
+            for rollout in self._rollouts:
+                closing.callback(rollout.close)
 
     @property
     def unprobed(self) -> bool:
@@ -176,7 +178,11 @@ def _build(
         model = load_model(config.model) if learning else None
         chat, engine = make_backend(config, model, say)
         asked = [parameter.name for entry in (*vector, *watched) for parameter in asked_by(entry)]
-        models = make_models(config, asked, model, chat, engine, say)
+        try:
+            models = make_models(config, asked, model, chat, engine, say)
+        except BaseException:
+            engine.close()
+            raise
     gc.unfreeze()  # what an earlier run in this process left
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector, which would go through it again and again, need not look

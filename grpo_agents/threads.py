@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,11 @@ class StepThreads:
         self._most = count
 
     def start(
-        self, jobs: Sequence[tuple[Any, Callable[[], Any]]], timeout: float, deliver: Callable[[Outcome], None]
+        self,
+        jobs: Sequence[tuple[Any, Callable[[], Any]]],
+        timeout: float,
+        deliver: Callable[[Outcome], None],
+        returned: Callable[[Any], None] = lambda _: None,
     ) -> None:
         """Runs every job once, and returns at once.
 
@@ -66,10 +70,12 @@ class StepThreads:
             jobs: A key and what to run.
             timeout: Seconds each may take; see :meth:`abandon_late`.
             deliver: Called with each outcome, from any thread.
+            returned: Called with the key of a job that was given up, when it returns after all, in its thread;
+                nobody hears of what it raises.
         """
         if not jobs:
             return
-        wave = _Wave(jobs, timeout, deliver)
+        wave = _Wave(jobs, timeout, deliver, returned)
         self._under_way.append(wave)
         hands = min(self._most, len(jobs))
         while self._count < hands:
@@ -85,6 +91,13 @@ class StepThreads:
                 self._count -= 1
                 self._spawn()
                 self._waves.put(wave)
+
+    def give_up(self) -> list[Any]:
+        """Gives up all that runs and drops what has not begun; gives the keys of what runs."""
+        running = [key for wave in self._under_way for key in wave.give_up()]
+        self._count -= len(running)
+        self._under_way.clear()
+        return running
 
     def close(self) -> None:
         """Lets the threads end; one that hangs is left behind."""
@@ -104,40 +117,64 @@ class _Wave:
     """Jobs handed over together; threads take the next one until none is left."""
 
     def __init__(
-        self, jobs: Sequence[tuple[Any, Callable[[], Any]]], timeout: float, deliver: Callable[[Outcome], None]
+        self,
+        jobs: Sequence[tuple[Any, Callable[[], Any]]],
+        timeout: float,
+        deliver: Callable[[Outcome], None],
+        returned: Callable[[Any], None],
     ):
         self.done = False
         self._jobs = list(jobs)  # each is let go with its outcome: a job that hangs keeps only itself in memory
         self._timeout = timeout
         self._deliver = deliver
-        self._next = itertools.count()
+        self._returned = returned
+        self._next = 0
         self._lock = threading.Lock()
         self._left = len(jobs)
         self._running: dict[int, tuple[float, threading.Thread]] = {}  # job → when it began, and where
 
     def work(self) -> bool:
         """Takes jobs until none is left; False where this thread was given up meanwhile."""
-        while (index := next(self._next)) < len(self._jobs):
-            self._running[index] = time.monotonic(), threading.current_thread()
-            job = self._jobs[index][1]
+        while (index := self._take()) is not None:
+            key, job = self._jobs[index]
             try:
                 result = job()
             except BaseException as error:  # handed back as the job's outcome
                 result = error
             if not self._settle(index, result):
+                with suppress(Exception):
+                    self._returned(key)
                 return False
         return True
+
+    def give_up(self) -> list[Any]:
+        """Gives up the jobs that run, and drops the others; gives the keys of the first."""
+        with self._lock:
+            self._next = len(self._jobs)
+            running = [(self._jobs[index][0], index, thread) for index, (_, thread) in self._running.items()]
+        return [key for key, index, thread in running if self._abandon(index, thread, "given up")]
+
+    def _take(self) -> int | None:
+        """The next job, if there is one: it runs from now on."""
+        with self._lock:
+            index = self._next
+            if index == len(self._jobs):
+                return None
+            self._next += 1
+            self._running[index] = time.monotonic(), threading.current_thread()
+        return index
 
     def abandon_late(self) -> int:
         """Gives up the jobs that have run for longer than the timeout; says how many."""
         now = time.monotonic()
         late = [entry for entry in list(self._running.items()) if now - entry[1][0] > self._timeout]
-        error = Abandoned(f"still running after {self._timeout:g} s")
-        given_up = 0
-        for index, (_, thread) in late:
-            if self._settle(index, error):
-                thread.name = HANGING
-                given_up += 1
+        why = f"still running after {self._timeout:g} s"
+        return sum(self._abandon(index, thread, why) for index, (_, thread) in late)
+
+    def _abandon(self, index: int, thread: threading.Thread, why: str) -> bool:
+        """Gives up a job; False where it has just ended."""
+        if given_up := self._settle(index, Abandoned(why)):
+            thread.name = HANGING
         return given_up
 
     def _settle(self, index: int, result: Any) -> bool:

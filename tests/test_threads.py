@@ -143,6 +143,24 @@ def test_the_clock_of_a_job_starts_when_it_starts():
     threads.close()
 
 
+def test_what_is_given_up_begins_no_more_and_says_when_it_returns(release):
+    threads, inbox, returned = StepThreads(2), queue.SimpleQueue(), queue.SimpleQueue()
+    begun = queue.SimpleQueue()
+    jobs = [(number, lambda number=number: (begun.put(number), release.wait(60))) for number in range(5)]
+    threads.start(jobs, 60.0, inbox.put, returned.put)
+    running = {begun.get(timeout=5), begun.get(timeout=5)}
+    assert set(threads.give_up()) == running
+    given_up = [inbox.get(timeout=5) for _ in running]
+    assert {outcome.key for outcome in given_up} == running
+    assert all(isinstance(outcome.result, Abandoned) for outcome in given_up)
+    assert run(threads, [lambda: 1] * 3, 5.0) == [1] * 3  # others take their place
+    assert returned.empty()
+    release.set()
+    assert {returned.get(timeout=5) for _ in running} == running
+    assert begun.empty()
+    threads.close()
+
+
 def test_no_jobs():
     assert run(StepThreads(2), [], 1.0) == []
 

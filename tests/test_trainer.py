@@ -101,7 +101,10 @@ def test_held_out_tasks_are_the_same_ones_every_time(unbroken):
 def test_the_same_config_gives_the_same_run(unbroken, warm, tmp_path):
     threads = set(threading.enumerate())
     again = train(grpo(tmp_path / "run", warm))
-    assert not [thread for thread in set(threading.enumerate()) - threads if thread.name == "grpo-agents-step"]
+    for thread in set(threading.enumerate()) - threads:
+        if thread.name == "grpo-agents-step":
+            thread.join(10)  # it is told to end
+            assert not thread.is_alive()
     assert left_behind(again) == left_behind(unbroken)
     other = train(grpo(tmp_path / "other", warm, seed=1))
     assert rows_of(other) != rows_of(unbroken)

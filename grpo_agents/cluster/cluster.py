@@ -103,8 +103,10 @@ class Cluster:
 
     def close(self) -> None:
         """Ends the workers, gives the machines back and leaves the cluster."""
-        self._undo.close()
-        self._leave()
+        try:
+            self._undo.close()
+        finally:
+            self._leave()
 
     def _make_worker(self, number: int) -> Any:
         return self._make(WorkerActor, self._ranks + number)

@@ -34,17 +34,18 @@ class Episode:
 
     Attributes:
         session: What the engine knows it by.
-        env: Its environment; None once that can no longer be used.
+        env: Its environment.
         trajectory: What is kept of it.
         sampling: How its tokens are drawn.
         began: When it began to be set up, of ``time.perf_counter``.
         deadline: When it is given up, of ``time.monotonic``.
         conversation: Its tokens, once it has its prompt.
         sampled: How many tokens the policy has written.
+        failed: What its environment raised, or that it took too long; it must not be used any more.
     """
 
     session: int
-    env: AgentEnv | None
+    env: AgentEnv
     trajectory: Trajectory
     limits: Limits
     sampling: Sampling
@@ -52,20 +53,19 @@ class Episode:
     deadline: float
     conversation: Conversation | None = None
     sampled: int = 0
+    failed: BaseException | None = None
 
     # What is to be done next
 
     def reset_job(self) -> Callable[[], Any]:
         """Begins the episode, in a thread."""
         trajectory, env = self.trajectory, self.env
-        assert env is not None
         options = {"task": trajectory.task, "preference": trajectory.preference}
         return lambda: env.reset(seed=trajectory.seed, options=options)
 
     def step_job(self) -> Callable[[], Any]:
         """Hands the environment the policy's last message, in a thread."""
         env, message = self.env, self.trajectory.steps[-1].message
-        assert env is not None
 
         def step() -> Any:
             began = time.perf_counter()
@@ -168,7 +168,6 @@ class Episode:
 
     def _charge(self, step: Step) -> bool:
         """Charges the policy's own tokens, where they have a price; False where nobody counted them."""
-        assert self.env is not None
         price = self.env.token_price
         if price is None:
             return True
@@ -191,4 +190,4 @@ class Episode:
         else:
             self.trajectory.stop_reason = "error"
             self.trajectory.error = f"{self.trajectory.env} {where}: {type(error).__name__}: {error}"
-        self.env = None
+        self.failed = error

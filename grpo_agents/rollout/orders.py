@@ -50,7 +50,6 @@ class Batch:
 
     Args:
         orders: Which.
-        progress: Called with the number of episodes that have just ended.
     """
 
     between_turns = None

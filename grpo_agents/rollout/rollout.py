@@ -8,7 +8,9 @@ depends on its seeds and on the engine's arithmetic alone.
 
 from __future__ import annotations
 
+import math
 import queue
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +32,7 @@ from grpo_agents.rollout.episode import Episode, Limits
 from grpo_agents.rollout.orders import Batch, Order, Orders
 from grpo_agents.rollout.settings import RolloutConfig
 from grpo_agents.rollout.truncation import apply_truncation
-from grpo_agents.threads import Outcome, StepThreads
+from grpo_agents.threads import Abandoned, Outcome, StepThreads
 from grpo_agents.trajectory import Group, Task, Trajectory
 
 POLL_SECONDS = 0.05
@@ -85,6 +87,8 @@ class Rollout:
         self._threads = StepThreads(config.threads)
         self._envs: list[AgentEnv] = []
         self._sessions = 0
+        self._playing = threading.Lock()
+        self._closing = threading.Event()
 
     def sample(
         self,
@@ -128,9 +132,19 @@ class Rollout:
 
         Raises:
             EngineFailure: The engine cannot go on; what is under way is lost.
+            RuntimeError: It was closed meanwhile.
         """
-        inbox: _Inbox = queue.SimpleQueue()
         playing: dict[int, _Playing] = {}  # by session
+        with self._playing:
+            try:
+                self._play(orders, playing, progress)
+            except BaseException:
+                self._break_off([one.episode for one in playing.values()])
+                raise
+
+    def _play(self, orders: Orders, playing: dict[int, _Playing], progress: Callable[[int], None] | None) -> None:
+        """The loop; what is under way is in ``playing``."""
+        inbox: _Inbox = queue.SimpleQueue()
         jobs = self._set_up(orders.take(), playing)
         stepping = 0  # environments at work
         ready: list[Episode] = []  # their next turn can be sampled
@@ -138,7 +152,9 @@ class Rollout:
         look = time.monotonic()
         try:
             while jobs or stepping or ready or asked:
-                self._threads.start(jobs, self.config.step_timeout, inbox.put)
+                if self._closing.is_set():
+                    raise RuntimeError(f"{self.env_name}: the rollout was closed while it played")
+                self._threads.start(jobs, self.config.step_timeout, inbox.put, _close)
                 stepping, jobs = stepping + len(jobs), []
                 if (between_turns := orders.between_turns) is not None and not asked:
                     between_turns()
@@ -165,12 +181,11 @@ class Rollout:
                         ended.append(asked.pop(episode.session))
                 for episode in ended:
                     episode.end()
-                    if episode.env is not None:
-                        self._envs.append(episode.env)
-                    group = playing.pop(episode.session)
+                    self._take_back(episode)
+                    group = playing.pop(episode.session).group
                     group.left -= 1
                     if not group.left:
-                        orders.hand_back(group.order, group.group)
+                        orders.hand_back(group.order, group.played)
                 self.engine.release([episode.session for episode in ended])
                 if progress is not None and ended:
                     progress(len(ended))
@@ -201,7 +216,9 @@ class Rollout:
             env.reset(seed=0, options={"task": task})
             return env.step(text)
 
-        (result,) = self._results([job])
+        inbox: _Inbox = queue.SimpleQueue()
+        self._threads.start([(env, job)], self.config.step_timeout, inbox.put, AgentEnv.close)
+        (result,) = self._results(inbox, 1)
         if isinstance(result, BaseException):
             warnings.warn(f"{self.env_name}: {text!r} could not be judged: {result!r}", stacklevel=2)
             return {}
@@ -210,12 +227,37 @@ class Rollout:
         return info["rewards"] if terminated else {}
 
     def close(self) -> None:
-        """Closes the environments, for which each has the time of a step, and ends the threads; warns of what fails."""
-        envs, self._envs = self._envs, []
-        for result in self._results([env.close for env in envs]):
-            if isinstance(result, BaseException):
-                warnings.warn(f"{self.env_name}: an environment could not be closed: {result!r}", stacklevel=2)
-        self._threads.close()
+        """Closes the environments, which have the time of a step for it, and ends the threads; warns of what fails.
+
+        What another thread plays meanwhile is broken off.
+        """
+        self._closing.set()
+        with self._playing:
+            self._closing.clear()
+            envs, self._envs = self._envs, []
+            inbox: _Inbox = queue.SimpleQueue()
+            self._threads.start([(None, env.close) for env in envs], self.config.step_timeout, inbox.put)
+            results = self._results(inbox, len(envs), time.monotonic() + self.config.step_timeout)
+            self._threads.give_up()
+            self._threads.close()
+        failed = [result for result in results if isinstance(result, BaseException)]
+        if left := len(envs) - len(results) + len(failed):
+            why = repr(failed[0]) if failed else f"not within {self.config.step_timeout:g} s (rollout.step_timeout)"
+            warnings.warn(f"{self.env_name}: {left} of {len(envs)} environments were not closed: {why}", stacklevel=2)
+
+    def _take_back(self, episode: Episode) -> None:
+        """Keeps an environment for another episode, or has it closed; one that hangs closes when it returns."""
+        if episode.failed is None:
+            self._envs.append(episode.env)
+        elif not isinstance(episode.failed, Abandoned):
+            self._threads.start([(episode, episode.env.close)], self.config.step_timeout, lambda _: None)
+
+    def _break_off(self, episodes: Sequence[Episode]) -> None:
+        """Takes back the environments of episodes that do not go on; one that is at work closes when it returns."""
+        at_work = self._threads.give_up()
+        for episode in episodes:
+            if not any(episode is one for one in at_work):
+                self._take_back(episode)
 
     def _set_up(self, orders: Sequence[Order], playing: dict[int, _Playing]) -> list[tuple[Episode, Callable[[], Any]]]:
         """Makes the episodes of new groups; gives the jobs that begin them."""
@@ -230,7 +272,7 @@ class Rollout:
             self.vector.check_preference(drawn)
             task = envs[0].vary(order.task, np.random.default_rng([order.seed, order.number, 1]))
             sampling = self._sampling(order.temperature)
-            group = _Playing(order, Group(task, drawn, []), order.size)
+            group = _Group(order, Group(task, drawn, []), order.size)
             for index, env in enumerate(envs):
                 trajectory = Trajectory(
                     env=self.env_name,
@@ -240,13 +282,13 @@ class Rollout:
                     group=order.number,
                     index=index,
                 )
-                group.group.trajectories.append(trajectory)
+                group.played.trajectories.append(trajectory)
                 self._sessions += 1
-                playing[self._sessions] = group
                 deadline = time.monotonic() + self.config.episode_timeout
                 episode = Episode(
                     self._sessions, env, trajectory, self._limits, sampling, time.perf_counter(), deadline
                 )
+                playing[self._sessions] = _Playing(episode, group)
                 jobs.append((episode, episode.reset_job()))
         return jobs
 
@@ -271,12 +313,10 @@ class Rollout:
         for _ in range(inbox.qsize()):
             yield inbox.get()
 
-    def _results(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What jobs of no episode return or raise, in no order."""
-        inbox: _Inbox = queue.SimpleQueue()
-        self._threads.start([(None, job) for job in jobs], self.config.step_timeout, inbox.put)
+    def _results(self, inbox: _Inbox, count: int, deadline: float = math.inf) -> list[Any]:
+        """What so many jobs of no episode return or raise until then, of ``time.monotonic``, in no order."""
         results: list[Any] = []
-        while len(results) < len(jobs):
+        while len(results) < count and time.monotonic() < deadline:
             results += [event.result for event in self._receive(inbox) if isinstance(event, Outcome)]
         return results
 
@@ -286,9 +326,22 @@ class Rollout:
 
 
 @dataclass(slots=True)
-class _Playing:
+class _Group:
     """A group under way, and how many of its episodes are."""
 
     order: Order
-    group: Group
+    played: Group
     left: int
+
+
+@dataclass(slots=True)
+class _Playing:
+    """An episode under way, and its group."""
+
+    episode: Episode
+    group: _Group
+
+
+def _close(episode: Episode) -> None:
+    """Closes an environment that had been given up, in the thread in which it hung."""
+    episode.env.close()
