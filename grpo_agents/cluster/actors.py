@@ -46,8 +46,8 @@ class WorkerActor:
 
     _worker: Worker
 
-    async def start(self, config: dict[str, Any], folder: str, versions: dict[str, str]) -> int:
-        """Loads engine and environments; gives the most tokens that the engine takes.
+    async def start(self, config: dict[str, Any], folder: str, versions: dict[str, str]) -> tuple[int, Any]:
+        """Loads engine and environments; gives the most tokens that the engine takes, and a first sign of life.
 
         Raises:
             ValueError: Something of the config does not exist or does not fit here.
@@ -60,7 +60,7 @@ class WorkerActor:
             self._worker = Worker(local(make_config(config)))
 
         await asyncio.to_thread(work)
-        return self._worker.context_length
+        return self._worker.context_length, self._worker.pulse()
 
     async def play(self, venue: Any, order: Order) -> Group:
         """Plays a group beside the others, and scores it."""

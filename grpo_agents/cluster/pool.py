@@ -41,7 +41,7 @@ PULSE_SECONDS = 2.0
 PAUSE_SECONDS = 10.0
 """So much longer is waited each time before one that was lost again is replaced: a lost machine takes time to miss."""
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 10.0
 """So long may workers take to close their environments."""
 
 LOAD_SECONDS = 1800.0
@@ -66,10 +66,10 @@ class _Worker:
     started: float
     up: bool = False
     taking: bool = False  # new weights
-    played: bool = False  # a group, at least
     asked: float | None = None  # for a sign of life, of time.monotonic
     heard: float = 0.0
     retiring: str = ""  # why it is replaced when it is idle
+    closing: Any = None  # Ray's reference of its end, where it was asked to
     replaced: float | None = None  # when it is gone and another one is to be made, of time.monotonic
 
 
@@ -120,9 +120,11 @@ class Pool:
         self._losses = dict.fromkeys(range(settings.workers), 0)  # in a row, without a group
         self._update: _Update | None = None
         self.arrivals = 0
-        self._replaced = self._requeued = 0
+        self._replaced = self._requeued = self._missed = 0
         self._failure: Exception | None = None
         self._failing = threading.Lock()  # of that and of what is promised
+        self._length = 0
+        self._transfers_missed = False
         self._later: list[Callable[[], None]] = []  # once a worker is up
         self._promises: set[Future[Any]] = set()
         self._context: Future[int] = self._promise()
@@ -165,15 +167,19 @@ class Pool:
 
     def figures(self) -> dict[str, float]:
         """What happened to workers since this was asked last; nothing where nothing did."""
-        counts = {"cluster/workers_replaced": self._replaced, "cluster/groups_requeued": self._requeued}
-        self._replaced = self._requeued = 0
+        counts = {
+            "cluster/workers_replaced": self._replaced,
+            "cluster/groups_requeued": self._requeued,
+            "cluster/transfers_missed": self._missed,
+        }
+        self._replaced = self._requeued = self._missed = 0
         return {name: float(count) for name, count in counts.items() if count}
 
     def close(self) -> None:
         """Ends the workers."""
         self._inbox.put(None)
         self._thread.join()
-        closing = [worker.actor.close.remote() for worker in self._workers.values() if worker.up]
+        closing = [one.closing or one.actor.close.remote() for one in self._workers.values() if one.up or one.closing]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
         for worker in self._workers.values():
@@ -225,19 +231,24 @@ class Pool:
         self._workers[number] = worker
         self._call(worker.actor.start.remote(*self._begin), partial(self._loaded, worker))
 
-    def _loaded(self, worker: _Worker, done: Future[int]) -> None:
+    def _loaded(self, worker: _Worker, done: Future[tuple[int, Pulse]]) -> None:
         """A worker is up, but for the weights."""
-        if worker.replaced is not None:
+        if worker.replaced is not None or (loaded := self._answer(worker, done)) is None:
             return
-        if (length := self._answer(worker, done)) is None:
-            return
+        length, pulse = loaded
+        if self._outgrows(pulse):
+            raise ValueError(
+                f"cluster.worker_memory_gib is {self._settings.worker_memory_gib:g}, and rollout worker "
+                f"{worker.number} has {pulse.memory / 2**30:.2f} GiB when it has but loaded: allow for more"
+            )
+        self._length = min(self._length or length, length)
         worker.heard, worker.up = time.monotonic(), True
         if self._update is not None:
             self._hand_to(worker, self._update)
         else:
             self._join(worker)
         if all(one.up for one in self._workers.values()) and not self._context.done():
-            self._context.set_result(length)
+            self._context.set_result(self._length)
 
     def _join(self, worker: _Worker) -> None:
         """A worker has the weights of now, and may be asked for what they give."""
@@ -275,15 +286,21 @@ class Pool:
     def _taken(self, worker: _Worker, update: _Update, done: Future[None]) -> None:
         """A worker has the new weights."""
         worker.taking = False
+        if worker.replaced is not None:
+            return
         error = done.exception()
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, TransferFailed):
+            if not self._transfers_missed:
+                self._say(f"rollout worker {worker.number} has new weights from Ray's object store instead: {cause}")
+            self._missed += 1
+            self._transfers_missed = True
             self._hand_to(worker, update)
             return
-        if isinstance(cause, ObjectLostError):  # no worker can help it
-            self._fail(RankLost("a machine was lost, and with it the weights of the learner"))
+        if isinstance(cause, ObjectLostError) or (cause is not error and isinstance(cause, RayError)):
+            self._fail(RankLost("a machine was lost, and with it the weights of the learner"))  # no worker can help it
             return
-        if self._answer(worker, done, default=True) is None or not worker.up:
+        if self._answer(worker, done, default=True) is None:
             return
         if self._update is not None and self._update is not update:  # newer ones have come meanwhile
             self._hand_to(worker, self._update)
@@ -302,7 +319,7 @@ class Pool:
             return  # it was lost, and the group is played elsewhere
         played = self._answer(worker, done)
         if played is not None:
-            self._losses[worker.number], worker.played = 0, True
+            self._losses[worker.number] = 0
             self._scheduler.done(worker, group)
             if not group.promised.done():
                 group.promised.set_result(played)
@@ -383,9 +400,18 @@ class Pool:
                     self._call(worker.actor.pulse.remote(), partial(self._heard, worker))
             elif now - worker.asked > self._patience:
                 self._lose(worker, f"gave no sign of life for {self._patience:g} s (engine.patience)")
-            if worker.up and worker.retiring and not self._scheduler.load(worker):
-                worker.actor.close.remote()
+            if worker.up and worker.retiring and not worker.taking and not self._scheduler.load(worker):
+                worker.closing = worker.actor.close.remote()
                 self._replace(worker, worker.retiring, CLOSE_SECONDS)
+                self._call(worker.closing, partial(self._closed, worker))
+
+    def _closed(self, worker: _Worker, done: Future[None]) -> None:
+        """A worker that retired has closed its environments; another one may come."""
+        worker.replaced = 0.0
+
+    def _outgrows(self, pulse: Pulse) -> bool:
+        most = self._settings.worker_memory_gib
+        return most is not None and pulse.memory > most * 2**30
 
     def _heard(self, worker: _Worker, done: Future[Pulse]) -> None:
         pulse = self._answer(worker, done)
@@ -394,15 +420,10 @@ class Pool:
         worker.asked, worker.heard = None, time.monotonic()
         for line in pulse.said:
             self._say(f"rollout worker {worker.number}: {line}")
-        most = self._settings.worker_memory_gib
-        if worker.retiring or any(other.retiring for other in self._workers.values()):
+        others = [other for other in self._workers.values() if other is not worker]
+        if worker.retiring or not all(other.up and not other.retiring for other in others):
             return  # one after the other: somebody goes on playing
-        if most is not None and pulse.memory > most * 2**30:
-            if not worker.played:
-                raise ValueError(
-                    f"cluster.worker_memory_gib is {most:g}, and rollout worker {worker.number} has "
-                    f"{pulse.memory / 2**30:.2f} GiB when it has but loaded: allow for more"
-                )
+        if self._outgrows(pulse):
             worker.retiring = "had more memory than cluster.worker_memory_gib"
         elif pulse.hanging >= self._most_hanging:
             worker.retiring = f"had {pulse.hanging} threads that hang in environments (alarms.hanging)"
@@ -415,4 +436,7 @@ def outcome(promised: Future[T]) -> T:
     try:
         return promised.result()
     except (EngineFailure, ValueError) as error:
-        raise type(error)(*error.args) from error
+        kind = type(error)
+        if kind in (EngineFailure, RankLost, ValueError):
+            raise kind(*error.args) from error
+        raise ValueError(f"{kind.__name__}: {error}") from error  # others are not made of a message alone

@@ -34,6 +34,8 @@ Venue = Literal["evaluation", "training"]
 
 VENUES: tuple[Venue, ...] = ("evaluation", "training")
 
+CLOSING = "the worker is closing"
+
 PROBES = -(1 << 40)
 """Sessions from here downwards are probes."""
 
@@ -72,7 +74,7 @@ class Worker:
         self._changed = threading.Condition()  # of everything below
         self._waiting: dict[Venue, deque[Order]] = {venue: deque() for venue in VENUES}
         self._promised: dict[tuple[int, int], Future[Group]] = {}
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._closed = False
         self._engine = threading.Lock()  # of rewards that ask an engine of this process
         self._asks = self._rewards_ask()
@@ -150,7 +152,9 @@ class Worker:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._scorer.shutdown(cancel_futures=True)
+        self._scorer.shutdown(wait=False, cancel_futures=True)
+        for promised, _ in self._jobs:
+            promised.set_exception(EngineFailure(CLOSING))
         self.parts.close()
 
     # In its thread
@@ -171,17 +175,19 @@ class Worker:
         desk = _Desk(self, venue)
         try:
             self._rollouts[venue].play(desk)
-            if venue == "evaluation":
-                self._rollouts[venue].close()  # nobody needs its environments until the next one
         except _Closed:
             raise
         except Exception as error:  # each group that was under way gets it
             for order in desk.under_way:
                 self._keep(order, partial(_raise, error))
+        if venue == "evaluation":
+            self._rollouts[venue].close()  # nobody needs its environments until the next one
 
     def take(self, venue: Venue) -> list[Order]:
         """What is to begin now; nothing of the training while an evaluation waits."""
         with self._changed:
+            if self._closed:
+                raise _Closed
             if venue == "training" and self._waiting["evaluation"]:
                 return []
             taken = list(self._waiting[venue])
@@ -212,8 +218,11 @@ class Worker:
     def _between_turns(self, work: Callable[[], T]) -> Future[T]:
         promised: Future[T] = Future()
         with self._changed:
-            self._jobs.append(lambda: _settle(promised, work))
-            self._changed.notify()
+            if self._closed:
+                promised.set_exception(EngineFailure(CLOSING))
+            else:
+                self._jobs.append((promised, work))
+                self._changed.notify()
         return promised
 
     @property
@@ -232,7 +241,7 @@ class Worker:
             raise _Closed
         with self._engine:
             while self._jobs:
-                self._jobs.popleft()()
+                _settle(*self._jobs.popleft())
 
 
 class _Closed(Exception):

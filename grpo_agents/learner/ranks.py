@@ -19,11 +19,13 @@ import torch.distributed
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from grpo_agents.engines import EngineFailure
+
 PATIENCE = timedelta(days=7)
 """How long ranks wait for the first one, which samples in the meantime."""
 
 
-class RankLost(RuntimeError):
+class RankLost(EngineFailure):
     """A process that held a share of the learner is gone: what it held is in the last checkpoint."""
 
 

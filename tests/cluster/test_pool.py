@@ -1,5 +1,6 @@
 """Who plays what while workers come and go; the actors are stand-ins, which answer when a test says so."""
 
+import json
 import time
 from concurrent.futures import Future
 
@@ -56,12 +57,12 @@ class NewWeights:
 class Stage:
     """A pool on stand-ins."""
 
-    def __init__(self, monkeypatch, patience=60.0, **settings):
+    def __init__(self, monkeypatch, patience=60.0, close_seconds=60.0, **settings):
         self.made, self.killed, self.said, self.numbers = [], [], [], []
         monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
         monkeypatch.setattr(module, "PULSE_SECONDS", 0.02)
         monkeypatch.setattr(module, "PAUSE_SECONDS", 0.05)
-        monkeypatch.setattr(module, "CLOSE_SECONDS", 0.2)
+        monkeypatch.setattr(module, "CLOSE_SECONDS", close_seconds)
         monkeypatch.setattr(module.ray, "kill", self.killed.append)
         config = ClusterConfig(kind="ray", **{"workers": 2, **settings})
         self.pool = Pool(
@@ -80,10 +81,10 @@ class Stage:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
-    def start(self, *which):
+    def start(self, *which, length=128, memory=0):
         for place in which:
             self.until(lambda place=place: len(self.made) > place and self.made[place].start.calls)
-            self.made[place].start.calls[-1][1].set_result(128)
+            self.made[place].start.calls[-1][1].set_result((length, Pulse(memory, 0, ())))
 
     def beat(self, memory=0, hanging=0, but=()):
         """Answers every question for a sign of life."""
@@ -176,22 +177,19 @@ def test_one_that_gives_no_sign_of_life_is_replaced(stage):
 def test_one_that_outgrows_its_limits_plays_to_the_end_and_is_replaced(stage, pulse, why):
     one = stage(workers=1, worker_memory_gib=2.0)
     one.start(0)
-    (first,) = one.pool.play(0, "training", ORDERS[5:])
-    (actor,) = one.made
-    one.until(lambda: actor.play.calls)
-    actor.play.calls[0][1].set_result(group_of(ORDERS[5]))
-    first.result(10)
     (promised,) = one.pool.play(0, "training", ORDERS[:1])
-    one.until(lambda: len(actor.play.calls) == 2 and actor.pulse.calls)
+    one.until(lambda: one.made and one.made[0].play.calls and one.made[0].pulse.calls)
+    (actor,) = one.made
     one.beat(**pulse)
     later = one.pool.play(1, "training", ORDERS[1:2])
     one.until(lambda: one.pool._workers[0].retiring)
     one.until(lambda: one.pool._scheduler.waiting)
-    assert (len(actor.play.calls), one.killed) == (2, [])  # it gets nothing more, and keeps what it has
-    actor.play.calls[1][1].set_result(group_of(ORDERS[0]))
+    assert (len(actor.play.calls), one.killed) == (1, [])  # it gets nothing more, and keeps what it has
+    actor.play.calls[0][1].set_result(group_of(ORDERS[0]))
     assert promised.result(10).task == ORDERS[0].task
     one.until(lambda: actor.close.calls)
-    assert one.killed == []  # what its environments hold is given back first, if they can
+    assert one.killed == []  # what its environments hold is given back first
+    actor.close.calls[0][1].set_result(None)
     one.until(lambda: len(one.made) == 2)
     assert one.killed == [actor]
     assert one.said == [f"rollout worker 0 {why}. It is replaced"]
@@ -201,11 +199,83 @@ def test_one_that_outgrows_its_limits_plays_to_the_end_and_is_replaced(stage, pu
     assert later[0].result(10).task == ORDERS[1].task
 
 
-def test_a_limit_below_what_a_worker_needs_to_load_is_named_with_its_need(stage):
-    one = stage(workers=1, worker_memory_gib=2.0)
+def test_one_that_does_not_close_is_ended(stage):
+    one = stage(workers=1, worker_memory_gib=2.0, close_seconds=0.1)
     one.start(0)
     one.until(lambda: one.made and one.made[0].pulse.calls)
     one.beat(memory=3 * GIB)
+    one.until(lambda: len(one.made) == 2)
+    assert one.killed == one.made[:1]
+
+
+def test_somebody_goes_on_playing_while_others_are_replaced(stage):
+    one = stage(worker_memory_gib=2.0)
+    one.start(0, 1)
+    first, second = one.made
+    one.until(lambda: first.pulse.calls and second.pulse.calls)
+    one.beat(memory=3 * GIB)
+    one.until(lambda: first.close.calls or second.close.calls)
+    retired, other = (first, second) if first.close.calls else (second, first)
+    retired.close.calls[0][1].set_result(None)
+    one.until(lambda: len(one.made) == 3)
+    asked = len(other.pulse.calls)
+    one.until(lambda: one.beat(memory=3 * GIB) or len(other.pulse.calls) > asked + 1)
+    assert not other.close.calls  # its successor is not up yet
+    one.start(2)
+    one.until(lambda: one.beat(memory=3 * GIB) or other.close.calls)
+
+
+def test_one_that_retires_while_weights_come_to_it_keeps_nobody_waiting(stage):
+    one = stage(worker_memory_gib=2.0)
+    one.start(0, 1)
+    first, second = one.made
+    one.pool.context_length()
+    done = one.pool.update_weights(NewWeights("sent", 1))
+    one.until(lambda: first.update_weights.calls and second.update_weights.calls)
+    one.until(lambda: first.pulse.calls and second.pulse.calls)
+    one.beat(memory=3 * GIB, but=[second])
+    one.until(lambda: one.pool._workers[0].retiring)
+    first.update_weights.calls[0][1].set_exception(RayTaskError("receive", "…", TransferFailed("nobody came")))
+    one.until(lambda: len(first.update_weights.calls) == 2)
+    assert not first.close.calls
+    first.update_weights.calls[1][1].set_result(None)
+    second.update_weights.calls[0][1].set_result(None)
+    assert done.result(10) is None
+    one.until(lambda: first.close.calls)
+
+
+def test_the_shortest_context_of_all_workers_counts(stage):
+    one = stage()
+    one.start(0, length=64)
+    one.start(1, length=128)
+    assert one.pool.context_length() == 64
+
+
+def test_what_a_worker_raises_is_said_as_it_is_or_in_its_words(stage):
+    one = stage(workers=1)
+    one.start(0)
+    (promised,) = one.pool.play(0, "training", ORDERS[:1])
+    one.until(lambda: one.made[0].play.calls)
+    broken = json.JSONDecodeError("Expecting value", "x", 0)
+    one.made[0].play.calls[0][1].set_exception(RayTaskError("play", "…", broken))
+    with pytest.raises(ValueError, match=r"^JSONDecodeError: Expecting value: line 1 column 1 \(char 0\)$"):
+        outcome(promised)
+
+
+def test_a_learner_that_is_lost_during_a_probe_is_the_learners_loss(stage):
+    one = stage(workers=1)
+    one.start(0)
+    engine, heard = ClusterEngine(one.pool, collective=False), []
+    engine.submit([Request(0, [1, 2], 3, 0)], Sampling(1.0), heard.append)
+    one.until(lambda: one.made[0].complete.calls)
+    one.pool._fail(RankLost("a machine was lost"))
+    one.until(lambda: heard)
+    assert isinstance(heard[0], RankLost)
+
+
+def test_a_limit_below_what_a_worker_needs_to_load_is_named_with_its_need(stage):
+    one = stage(workers=1, worker_memory_gib=2.0)
+    one.start(0, memory=3 * GIB)
     with pytest.raises(ValueError, match=r"worker_memory_gib is 2, and rollout worker 0 has 3.00 GiB when it has but"):
         outcome(one.pool.play(0, "training", ORDERS[:1])[0])
 
@@ -341,7 +411,9 @@ def test_who_missed_what_the_learner_sent_to_all_has_it_from_the_store(stage):
     assert not done.done()
     second.update_weights.calls[1][1].set_result(None)
     assert done.result(10) is None
-    assert (one.killed, one.said) == ([], [])
+    assert one.killed == []
+    assert one.said == ["rollout worker 1 has new weights from Ray's object store instead: nobody came"]
+    assert one.pool.figures() == {"cluster/transfers_missed": 1.0}
 
 
 def test_what_one_is_asked_its_successor_answers(stage):
@@ -392,7 +464,14 @@ def gone():
     return ObjectLostError("00", None, "")
 
 
-@pytest.mark.parametrize("error", [gone(), RayTaskError("update_weights", "…", gone())])
+@pytest.mark.parametrize(
+    "error",
+    [
+        gone(),
+        RayTaskError("update_weights", "…", gone()),
+        RayTaskError("receive_weights", "…", lost()),  # where to meet: the learner was to say so
+    ],
+)
 def test_weights_that_are_lost_with_a_machine_are_the_learners_loss_and_no_workers(stage, error):
     one = stage()
     one.start(0, 1)

@@ -1,11 +1,14 @@
 """A rollout worker in this process: it plays what it is given, between changes of weights, and scores it."""
 
+import threading
+
 import numpy as np
 import pytest
 
+from grpo_agents.background import in_background
 from grpo_agents.build import build
 from grpo_agents.cluster.worker import Worker
-from grpo_agents.engines import Request, Sampling
+from grpo_agents.engines import EngineFailure, Request, Sampling
 from grpo_agents.rollout import Order
 from runs import grpo
 
@@ -81,15 +84,40 @@ def test_a_probe_is_what_the_engine_says_and_disturbs_nothing(config, orders, wo
 
 def test_an_evaluation_is_played_before_more_of_the_training(config, orders, worker):
     ended = []
-    for order in orders[:5]:
-        worker.play("training", order).add_done_callback(lambda _: ended.append("training"))
-    evaluation = worker.play("evaluation", Order(orders[5].task, 1, 0, 1, 0.0))
-    evaluation.add_done_callback(lambda _: ended.append("evaluation"))
+    with worker._changed:  # it sees them together
+        training = [worker.play("training", order) for order in orders[:2]]
+        evaluation = worker.play("evaluation", Order(orders[5].task, 1, 0, 1, 0.0))
+        for one, venue in [*((one, "training") for one in training), (evaluation, "evaluation")]:
+            one.add_done_callback(lambda _, venue=venue: ended.append(venue))
     (trajectory,) = evaluation.result(60).trajectories
     assert set(trajectory.rewards) >= {"outcome"}
-    later = worker.play("training", orders[5])
-    later.result(60)
-    assert ended.index("evaluation") < 6
+    for one in training:
+        one.result(60)
+    assert ended == ["evaluation", "training", "training"]
+
+
+def test_one_that_is_closed_breaks_off_and_leaves_nobody_waiting(config, orders):
+    worker = Worker(config)
+    submitted = threading.Event()
+    submit = worker.parts.engine.submit
+
+    def submit_and_say(*arguments):
+        submit(*arguments)
+        submitted.set()
+
+    worker.parts.engine.submit = submit_and_say
+    promised = worker.play("training", orders[0])
+    assert submitted.wait(60)
+    with worker._changed:  # it sees them together
+        probe = worker.score([[1, 2, 3]])
+        closing = in_background(worker.close)
+        while not worker._closed:
+            worker._changed.wait(0.01)
+    closing.result(60)
+    for waiting in (probe, worker.score([[1, 2, 3]])):
+        with pytest.raises(EngineFailure, match="the worker is closing"):
+            waiting.result(0)
+    assert not promised.done()  # whoever waits for it has it played elsewhere
 
 
 def test_what_cannot_be_scored_is_said_to_who_waits_and_the_rest_is_played(config, orders, worker, monkeypatch):
