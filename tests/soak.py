@@ -20,6 +20,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from grpo_agents.run_folder import RunFolder
+
 SAMPLE_SECONDS = 5.0
 BOUND_SECONDS = 180.0
 """After a fault the run has to be whole again, and to have made steps, within so long."""
@@ -36,6 +38,9 @@ GONE_SECONDS = 20.0
 
 ENDS = 3
 """A run that has ended by itself so often is not gone on with."""
+
+STOPPED = 128 + signal.SIGTERM
+"""The exit code of a run that ended by itself as it was asked to."""
 
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2)."""
@@ -94,7 +99,7 @@ class Soak:
             self.watch.steps.poll()
             if (code := self.stage.driver.poll()) is not None:
                 self._ended += 1
-                self._problem(f"the run ended by itself with {code}")
+                self.note(f"the run ended by itself with {code}")
                 if self._ended == ENDS:
                     raise RuntimeError(f"the run ended by itself {ENDS} times: {self.stage.said()}")
                 self.stage.start(resume=True)
@@ -112,12 +117,13 @@ class Soak:
         """Does one thing to the run, and sees it recover."""
         from soak_faults import Fault
 
-        began = self.watch.seconds
+        began, clock = self.watch.seconds, time.time()
         struck = self.stage.strike(kind, self.rng)
         fault = Fault(kind, began, struck.what, self.watch.steps.made)
         self.faults.append(fault)
         if struck.codes:
-            self._end(struck.what, struck.codes)
+            if self._end(struck.what, struck.codes) == STOPPED:
+                self._saved(struck.what, clock)
             self.stage.start(resume=True)
         victims = set(struck.victims)
         gone = self._until(lambda: not victims & self.stage.actors(), BOUND_SECONDS)
@@ -128,23 +134,37 @@ class Soak:
             console.print(f"{began:7.0f} s  {struck.what}: steps again after {took:.0f} s", highlight=False)
         else:
             why = "and it does not end" if not gone else f"steps only after {took:.0f} s" if again else "and no steps"
-            self._problem(f"{struck.what}, {why}")
+            self.note(f"{struck.what}, {why}")
 
     def _end(self, what, codes):
-        """Waits until the driver, which was made to, has ended."""
+        """Waits until the driver, which was made to, has ended; gives its exit code."""
         from soak_faults import ENDING
 
         try:
             code = self.stage.driver.wait(ENDING)
         except subprocess.TimeoutExpired:
-            self._problem(f"{what}, and the driver has not ended after {ENDING:g} s")
+            self.note(f"{what}, and the driver has not ended after {ENDING:g} s")
             self.stage.driver.kill()
             self.stage.driver.wait()
         else:
             if code not in codes:
-                self._problem(f"{what}, and the driver ended with {code}, not {' or '.join(map(str, codes))}")
+                self.note(f"{what}, and the driver ended with {code}, not {' or '.join(map(str, codes))}")
+            return code
 
-    def _problem(self, what):
+    def _saved(self, what, asked):
+        """Looks whether a run that was asked to end, by the clock of files, saved in time all that it had learned."""
+        from soak_faults import NOTICE
+
+        run = RunFolder(self.stage.run)
+        learned = max((row["step"] + 1 for row in run.read_metrics() if "lr" in row), default=0)
+        folder = run.checkpoints / f"step-{learned:06d}"
+        if learned and not folder.is_dir():
+            self.note(f"{what}, and no checkpoint of step {learned}, which it had learned, was saved")
+        elif learned and (took := folder.stat().st_mtime - asked) > NOTICE:
+            self.note(f"{what}, and its checkpoint was there only after {took:.0f} s")
+
+    def note(self, what):
+        """A problem."""
         self.problems.append({"seconds": self.watch.seconds, "what": what, "said": self.stage.said()})
         console.print(f"{self.watch.seconds:7.0f} s  [red]{what}[/]", highlight=False, soft_wrap=True)
 
@@ -190,6 +210,8 @@ def main(
         left = []
         try:
             soak.run(minutes)
+        except RuntimeError as error:
+            soak.note(str(error))
         finally:
             left += stopped(soak.stage)
         from soak_results import findings, show, write

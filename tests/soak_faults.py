@@ -28,6 +28,9 @@ TERMINATED_CODES = (128 + signal.SIGTERM, -signal.SIGTERM)
 ENDING = 90.0
 """So many seconds may a run take to end where it is asked to."""
 
+NOTICE = 30.0
+"""So many seconds before a machine is taken away SIGTERM says so: a checkpoint has to be written by then."""
+
 ENVIRONMENT = '''"""Orchestra-v0 on a bad day: what happens follows from the episode's seed."""
 
 import time
@@ -219,15 +222,16 @@ class Stage:
 KINDS = (
     "worker_killed",
     "rank_killed",
-    "driver_killed",
     "driver_terminated",
-    "worker_stopped",
     "machine_lost",
+    "driver_killed",
     "disk_full",
+    "worker_stopped",
 )
 
 
 def rounds(rng):
-    """Kinds without end: each once in every round, in an order drawn anew."""
+    """Kinds without end: each once in every round, first as they are listed, then in an order drawn anew."""
+    yield from KINDS
     while True:
         yield from (KINDS[at] for at in rng.permutation(len(KINDS)))

@@ -122,7 +122,7 @@ def test_sigterm_after_a_batch_was_counted_counts_it_once(whole, warm, monkeypat
     assert everything(resume(folder / "terminated")) == everything(unbroken)
 
 
-@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(whole, warm, monkeypatch, step):
     """With overlap the next batch is drawn by then, and its evidence counted: once."""
     settings, folder, unbroken = whole

@@ -47,7 +47,10 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(place, marks=[pytest.mark.slow] * (place not in ("checkpoint", "trajectories"))) for place in PLACES],
+)
 def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_room(forks, run, unbroken, place):
     """As the kernel says it; what was there before is there still."""
     part, named = PLACES[place]
@@ -64,7 +67,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
     assert left_behind(run) == left_behind(unbroken)
 
 
-@pytest.mark.parametrize("name", ["curves.png", "report.html"])
+@pytest.mark.parametrize("name", ["curves.png", pytest.param("report.html", marks=pytest.mark.slow)])
 def test_a_full_disk_after_the_run_costs_no_more_than_the_picture(forks, run, unbroken, name):
     for file in ("curves.png", "report.html"):
         (run / file).unlink(missing_ok=True)
@@ -94,7 +97,10 @@ def test_a_run_that_cannot_begin_leaves_nothing_that_is_taken_for_one(forks, war
     assert left_behind(tmp_path / "run") == left_behind(unbroken)
 
 
-@pytest.mark.parametrize(("part", "named"), [(".train-000003", "train-000003"), (".partial-000004", "checkpoints")])
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [pytest.param(".train-000003", "train-000003", marks=pytest.mark.slow), (".partial-000004", "checkpoints")],
+)
 def test_folders_that_become_read_only_in_the_middle(forks, run, unbroken, part, named):
     folders = [str(run / name) for name in ("trajectories", "checkpoints")]
     code, said = resume(forks, run, f"import faults; faults.read_only({part!r}, *{folders!r})")
@@ -159,7 +165,9 @@ def test_every_file_of_a_checkpoint_is_watched_over(forks, unbroken, tmp_path):
     assert checkpoint.latest(root, said.append).step == 4
 
 
-@pytest.mark.parametrize("fault", ["jumping_clock", "slow_disk", "slow_tools"])
+@pytest.mark.parametrize(
+    "fault", ["jumping_clock", *(pytest.param(name, marks=pytest.mark.slow) for name in ("slow_disk", "slow_tools"))]
+)
 def test_a_clock_that_jumps_a_slow_disk_and_slow_tools_change_nothing(forks, warm, unbroken, tmp_path, fault):
     save_config(grpo(tmp_path / "run", warm), tmp_path / "wanted.toml")
     code, said = forks.run(tmp_path, "train", "wanted.toml", before=f"import faults; faults.{fault}()")

@@ -37,6 +37,7 @@ def rang(folder, name):
     return [row["step"] for row in rows_of(folder) if f"alarms/{name}" in row]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_losses_that_are_not_finite_and_resumes_to_the_bit(warm, tmp_path, monkeypatch, capsys):
     """Also where it is interrupted between two of them: they are steps in a row all the same."""
     settings = {"train.steps": 5, "train.save_every": 1, "train.keep": 9, "learner.updates": 2,

@@ -77,6 +77,7 @@ class Uneven(TransformersEngine):
         super().update_weights(weights)
 
 
+@pytest.mark.slow
 def test_how_long_sampling_and_learning_take_never_shows(overlapped, warm, tmp_path, monkeypatch):
     sample_apart(monkeypatch, Uneven)
     learn = Learner.learn
@@ -114,7 +115,7 @@ def test_sampling_and_learning_go_on_at_the_same_time(warm, tmp_path, monkeypatc
 # Runs that are stopped
 
 
-@pytest.mark.parametrize("step", [0, 1, 4])
+@pytest.mark.parametrize("step", [0, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4))])
 def test_after_ctrl_c_it_goes_on_with_the_batch_that_was_sampled_ahead(overlapped, warm, tmp_path, monkeypatch, step):
     """At a step that is saved anyway, and at others."""
     folder = tmp_path / "run"
@@ -211,6 +212,7 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(overlapped, warm, 
     assert left_behind(tmp_path / "run") == left_behind(overlapped)
 
 
+@pytest.mark.slow
 def test_overlap_that_is_given_up_goes_on_with_present_weights(warm, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     sample_apart(monkeypatch)

@@ -45,7 +45,9 @@ WORK = {
 """What SIGTERM comes in the middle of, and after how many steps the run is saved then."""
 
 
-@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize(
+    "work", [pytest.param(work, marks=[pytest.mark.slow] * (work not in ("sampling", "learning"))) for work in WORK]
+)
 def test_sigterm_saves_at_once_what_is_done_and_the_run_ends_as_the_unbroken_one(
     unbroken, warm, tmp_path, monkeypatch, work
 ):
@@ -71,7 +73,10 @@ def test_sigterm_saves_at_once_what_is_done_and_the_run_ends_as_the_unbroken_one
     assert left_behind(folder) == left_behind(unbroken)
 
 
-@pytest.mark.parametrize("settings", [{}, {"model.lora": "{rank = 2, dropout = 0.2}"}], ids=["full", "lora"])
+@pytest.mark.parametrize("settings", [
+    pytest.param({}, id="full", marks=pytest.mark.slow),
+    pytest.param({"model.lora": "{rank = 2, dropout = 0.2}"}, id="lora"),
+])  # fmt: skip
 def test_a_warm_start_is_resumed_bit_for_bit(start, tmp_path, monkeypatch, settings):
     """With dropout, too: what is drawn depends on the seed and the step."""
     whole = train(sft(tmp_path / "whole", start, **settings))

@@ -38,9 +38,10 @@ GRPO = {"method": "{name = 'grpo', kl_weight = 0.1}", "learner.updates": 2}
 PPO = {"method": "{name = 'ppo', kl_weight = 0.1}", "model.lora": "{rank = 4}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "go_on"), [
     pytest.param(GRPO, lambda run: two_processes("--resume", run), id="grpo"),
-    pytest.param(PPO, resume, id="ppo-lora", marks=pytest.mark.slow),
+    pytest.param(PPO, resume, id="ppo-lora"),
 ])  # fmt: skip
 def test_a_run_of_two_processes_is_that_of_one(warm, tmp_path, settings, go_on):
     """Also where it goes on from a checkpoint, in two processes or in one."""

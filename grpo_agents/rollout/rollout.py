@@ -232,7 +232,12 @@ class Rollout:
         What another thread plays meanwhile is broken off.
         """
         self._closing.set()
-        with self._playing:
+        if not self._playing.acquire(timeout=self.config.step_timeout):
+            warnings.warn(
+                f"{self.env_name}: the engine holds up what is played: no environment was closed", stacklevel=2
+            )
+            return
+        try:
             self._closing.clear()
             envs, self._envs = self._envs, []
             inbox: _Inbox = queue.SimpleQueue()
@@ -240,6 +245,8 @@ class Rollout:
             results = self._results(inbox, len(envs), time.monotonic() + self.config.step_timeout)
             self._threads.give_up()
             self._threads.close()
+        finally:
+            self._playing.release()
         failed = [result for result in results if isinstance(result, BaseException)]
         if left := len(envs) - len(results) + len(failed):
             why = repr(failed[0]) if failed else f"not within {self.config.step_timeout:g} s (rollout.step_timeout)"

@@ -116,6 +116,7 @@ def test_workers_run_ahead_as_far_as_they_may_and_a_lost_one_costs_nothing(warm,
     assert not actors()
 
 
+@pytest.mark.slow
 def test_a_learner_that_dies_goes_on_from_the_last_checkpoint(alone, warm, tmp_path, monkeypatch, capfd):
     killed = kill_one(monkeypatch, "RankActor", 2)
     run = train(grpo(tmp_path / "run", warm, **RAY))

@@ -78,6 +78,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.slow
 def test_a_real_model_samples_there_as_it_does_here(start):
     engine = start("tiny")
     assert same(sample(engine), sample(stand_ins.tiny()))

@@ -89,6 +89,7 @@ def reader(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_library_desk_trains_on_its_first_level(reader, tmp_path):
     """By how long it talks, which differs also between episodes of random weights."""
     run = tmp_path / "run"

@@ -53,6 +53,7 @@ def run(script, folder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_runs_from_the_start_to_the_tables(tmp_path):
     printed = run(SMALL, tmp_path)
     kept = sorted(path.name for path in (tmp_path / "results").iterdir())

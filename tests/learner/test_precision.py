@@ -111,7 +111,11 @@ def test_engine_and_learner_differ_less_in_float16_than_in_bfloat16(mismatches):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("model.dtype", "float16"), ("learner.optimizer.name", "adamw8bit")], ids=["float16", "8 bit"]
+    ("key", "value"),
+    [
+        pytest.param("model.dtype", "float16", id="float16"),
+        pytest.param("learner.optimizer.name", "adamw8bit", id="8 bit", marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_is_the_unbroken_one(warm, tmp_path, key, value):
     if value == "adamw8bit":

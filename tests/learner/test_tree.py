@@ -45,6 +45,7 @@ def test_a_node_attends_to_its_path_and_nothing_else(sequences):
     assert (near == (seen & (tree.depth[:, None] - tree.depth[None] < 2))).all()
 
 
+@settings(deadline=None, max_examples=40)
 @given(SEQUENCES)
 def test_segments_are_stretches_without_a_fork_as_long_as_can_be(sequences):
     tree = of(sequences)
