@@ -19,7 +19,6 @@ written before has perhaps not left the process. sync: when a file that is not i
 disk. cut: in the middle of a write, so that half of it is there; it is the kernel that kills then, as a limit on the
 size of files is reached.
 """
-WRITES = HOW[1:]
 NOTE_BYTES = 512
 
 
