@@ -8,10 +8,10 @@ import asyncio
 import json
 import sys
 
-from openenv.core import GenericEnvClient
-
 
 async def play(url, headers, episodes):
+    from openenv.core import GenericEnvClient  # here, as pytest looks for doctests in this file without having it
+
     try:
         async with GenericEnvClient(base_url=url, headers=headers) as env:
             return {"episodes": [await played(env, **episode) for episode in episodes]}

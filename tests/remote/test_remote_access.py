@@ -1,11 +1,13 @@
 """Who gets in where an environment is served."""
 
 import ipaddress
+import json
 
 import psutil
 import pytest
-from serving_envs import Trouble
+from serving_envs import Trouble, served
 from starlette.testclient import TestClient
+from websockets.sync.client import connect
 
 from grpo_agents.remote.server import Limits, make_app, serve
 
@@ -58,3 +60,22 @@ def test_web_pages_get_in_nowhere_and_with_no_token():
     for path in PATHS:
         headers = {"origin": "http://localhost", "authorization": "Bearer s3cret"}
         assert client.get(path, headers=headers).status_code == 403
+
+
+def test_no_option_of_the_environment_comes_over_the_wire():
+    made = []
+
+    def make(*arguments, **options):
+        made.append((arguments, options))
+        return Trouble()
+
+    def begun(url, **more):
+        with connect(url.replace("http", "ws") + "/ws") as there:
+            there.send(json.dumps({"type": "reset", "data": {"seed": 1, "task": {"do": "talk"}, **more}}))
+            return json.loads(there.recv())
+
+    with served(make) as url:
+        plain = begun(url)
+        assert plain["data"]["observation"]["messages"]
+        assert begun(url, options={"prices": 0}, env="os:getcwd", tasks="tasks.py:all", split="test") == plain
+    assert made == [((), {})] * 2
