@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds demo-table test test-all coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-store bench-sandbox bench-report soak clean
+.PHONY: help setup demo demo-seeds demo-table test test-all test-openenv coverage check bench-rollout bench-verifier bench-vllm bench-learner bench-store bench-sandbox bench-report soak clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,15 @@ test: .venv/.vllm .venv/.browser ## run the tests, without the slow ones
 
 test-all: .venv/.vllm .venv/.browser ## run all tests
 	$(BIN)/python -m pytest
+
+# openenv wants another version of mcp than this project, and therefore has an environment of its own.
+.venv/openenv/.ready: | $(READY)
+	$(PYTHON) -m venv .venv/openenv
+	.venv/openenv/bin/python -m pip install --quiet openenv==0.10.0
+	touch $@
+
+test-openenv: .venv/openenv/.ready ## play what `serve-env` serves with OpenEnv's own client
+	OPENENV_PYTHON=$(CURDIR)/.venv/openenv/bin/python $(BIN)/python -m pytest tests/remote/test_openenv_client.py
 
 coverage: $(READY) ## run the tests and show the lines that none of them reaches
 	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term-missing:skip-covered

@@ -44,6 +44,14 @@ def rows_of(folder):
     return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows]
 
 
+def tokens_of(folder):
+    """The tokens of every episode, by file."""
+    return {
+        file.name: [[sample.ids.tolist() for sample in trajectory.samples] for trajectory in store.read(file)]
+        for file in sorted((folder / "trajectories").glob("*.parquet"))
+    }
+
+
 def steps_of(rows, eval_):
     rows = [row for row in rows if "sync/max_difference" not in row]  # probes have rows of their own
     return [row["step"] for row in rows if any(key.startswith("eval/") for key in row) == eval_]

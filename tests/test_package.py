@@ -8,18 +8,19 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+from shell import CONFIG
 
 import grpo_agents
 
 REPOSITORY = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "vllm", "sympy", "matplotlib")
+HEAVY = ("torch", "transformers", "vllm", "sympy", "matplotlib", "ray")
 
 
 def loaded_by(code):
     """The heavy packages that code imports in a fresh process."""
     say = f"import sys; print(*[name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", f"{code}\n{say}"], capture_output=True, text=True, check=True)
-    return done.stdout.split()
+    return done.stdout.split("\n")[-2].split()
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,16 @@ def loaded_by(code):
 )
 def test_nothing_heavy_is_imported(code):
     assert loaded_by(code) == []
+
+
+def test_a_local_run_imports_no_ray(start, tmp_path):
+    settings = [f"run={tmp_path / 'run'}", f"model.path={start}", "train.steps=1"]
+    (tmp_path / "config.toml").write_text(CONFIG)
+    config = f"load_config({str(tmp_path / 'config.toml')!r}, {settings})"
+    begin = "from grpo_agents.config import load_config; from grpo_agents.trainer import train"
+    found = loaded_by(f"{begin}; train({config})")
+    assert "torch" in found
+    assert "ray" not in found
 
 
 def test_every_public_name_is_there():

@@ -49,12 +49,19 @@ class Limits:
         step_timeout: Seconds that an answer may take.
         idle_timeout: Seconds after which a session ends that asks for nothing.
         token: What clients have to show; None for nothing.
+
+    Raises:
+        ValueError: An empty token, which everybody has.
     """
 
     sessions: int = 256
     step_timeout: float = 60.0
     idle_timeout: float = 3600.0
     token: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.token == "":
+            raise ValueError("Limits.token is empty, and would let everybody in: set it, or leave it out")
 
 
 def make_app(make: Callable[[], AgentEnv], name: str, limits: Limits) -> Starlette:

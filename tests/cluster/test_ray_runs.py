@@ -13,7 +13,7 @@ from grpo_agents import store
 from grpo_agents.cluster.learner import RemoteLearner
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.trainer import train
-from runs import grpo, interrupt_at, rows_of
+from runs import grpo, interrupt_at, rows_of, tokens_of
 
 RAY = {
     "cluster.kind": "ray",
@@ -37,13 +37,6 @@ def cluster():
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-def tokens_of(folder):
-    return {
-        file.name: [[sample.ids.tolist() for sample in trajectory.samples] for trajectory in store.read(file)]
-        for file in sorted((folder / "trajectories").glob("*.parquet"))
-    }
 
 
 def actors():

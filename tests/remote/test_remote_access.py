@@ -1,0 +1,81 @@
+"""Who gets in where an environment is served."""
+
+import ipaddress
+import json
+
+import psutil
+import pytest
+from serving_envs import Trouble, served
+from starlette.testclient import TestClient
+from websockets.sync.client import connect
+
+from grpo_agents.remote.server import Limits, make_app, serve
+
+PATHS = ["/metadata", "/schema"]
+SHOWN = [{}, {"authorization": "Bearer other"}, {"authorization": "s3cret!"}, {"authorization": "Bearer "}]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "localhost.example", "127.0.0.1.example"])
+def test_beyond_this_machine_a_token_is_needed(host):
+    with pytest.raises(ValueError, match=f"--host {host} lets others in, and there is no token"):
+        serve(Trouble, "it", Limits(), host=host)
+
+
+class Started(Exception):
+    """Raised as soon as a server listens."""
+
+
+@pytest.mark.parametrize("host", [{}, {"host": "localhost"}], ids=str)
+def test_unless_told_it_listens_to_this_machine_alone_and_needs_no_token(host):
+    listening = []
+
+    def started(url):
+        own = psutil.Process().net_connections()
+        listening.extend(one.laddr.ip for one in own if url.endswith(f":{one.laddr.port}") and one.status == "LISTEN")
+        raise Started
+
+    with pytest.raises(Started):
+        serve(Trouble, "it", Limits(), port=0, started=started, **host)
+    assert len(listening) == 1
+    assert ipaddress.ip_address(listening[0]).is_loopback
+
+
+def test_an_empty_token_is_none():
+    with pytest.raises(ValueError, match=r"Limits\.token is empty"):
+        Limits(token="")
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_without_the_token_nobody_learns_more_than_that_a_server_is_there(shown):
+    client = TestClient(make_app(Trouble, "it", Limits(token="s3cret")))
+    assert client.get("/health", headers=shown).json() == {"status": "healthy"}
+    for path in PATHS:
+        refused = client.get(path, headers=shown)
+        assert (refused.status_code, refused.text) == (401, "a token is wanted: Authorization: Bearer …")
+        assert client.get(path, headers={"authorization": "Bearer s3cret"}).status_code == 200
+
+
+def test_web_pages_get_in_nowhere_and_with_no_token():
+    client = TestClient(make_app(Trouble, "it", Limits(token="s3cret")))
+    for path in PATHS:
+        headers = {"origin": "http://localhost", "authorization": "Bearer s3cret"}
+        assert client.get(path, headers=headers).status_code == 403
+
+
+def test_no_option_of_the_environment_comes_over_the_wire():
+    made = []
+
+    def make(*arguments, **options):
+        made.append((arguments, options))
+        return Trouble()
+
+    def begun(url, **more):
+        with connect(url.replace("http", "ws") + "/ws") as there:
+            there.send(json.dumps({"type": "reset", "data": {"seed": 1, "task": {"do": "talk"}, **more}}))
+            return json.loads(there.recv())
+
+    with served(make) as url:
+        plain = begun(url)
+        assert plain["data"]["observation"]["messages"]
+        assert begun(url, options={"prices": 0}, env="os:getcwd", tasks="tasks.py:all", split="test") == plain
+    assert made == [((), {})] * 2
