@@ -436,7 +436,6 @@ def outcome(promised: Future[T]) -> T:
     try:
         return promised.result()
     except (EngineFailure, ValueError) as error:
-        kind = type(error)
-        if kind in (EngineFailure, RankLost, ValueError):
-            raise kind(*error.args) from error
-        raise ValueError(f"{kind.__name__}: {error}") from error  # others are not made of a message alone
+        known = next(kind for kind in (RankLost, EngineFailure, ValueError) if isinstance(error, kind))
+        named = type(error) in (known, EngineFailure)  # others may not be made of a message alone
+        raise known(str(error) if named else f"{type(error).__name__}: {error}") from error

@@ -56,6 +56,7 @@ def figures(folder):
     return [row for row in rows_of(folder) if "sync/max_difference" not in row]
 
 
+@pytest.mark.slow
 def test_a_lost_machine_is_replaced_by_another_and_two_ranks_learn_on(warm, tmp_path, monkeypatch, machines, capfd):
     """Whichever processes Ray has packed onto the one that is lost; it comes to what one process comes to."""
     other = machines.add_node(num_cpus=2)
