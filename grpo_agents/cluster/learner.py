@@ -10,6 +10,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from grpo_agents.cluster.deaths import reason_of, unloadable
 from grpo_agents.cluster.remote_tensors import RemoteTensors
 from grpo_agents.learner.batch import Batch, Row
 from grpo_agents.learner.ranks import RankLost
@@ -115,7 +116,9 @@ class RemoteLearner:
                         raise RankLost("a process of the learner went home too early")
                 if answer in done:
                     return ray.get(answer)
-        except RayTaskError as error:  # what it raised itself
-            raise error.cause from error
         except RayError as error:
-            raise RankLost("a process of the learner died") from error
+            if reason := unloadable(error):
+                raise ValueError(f"a process of the learner: {reason}") from error
+            if isinstance(error, RayTaskError):  # what it raised itself
+                raise error.cause from error
+            raise RankLost(f"a process of the learner died{reason_of(error)}") from error

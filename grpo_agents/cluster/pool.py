@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
+from grpo_agents.cluster.deaths import reason_of, unloadable
 from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.scheduler import Scheduler
 from grpo_agents.cluster.settings import ClusterConfig
@@ -343,14 +344,16 @@ class Pool:
         """What a worker answered; None where it did not. One that is lost is replaced; any other error ends the run."""
         try:
             found = done.result()
-        except RayTaskError as error:  # what it raised itself
-            if isinstance(error.cause, EngineFailure):
+        except RayError as error:
+            if reason := unloadable(error):
+                self._fail(ValueError(f"rollout worker {worker.number}: {reason}"))
+            elif not isinstance(error, RayTaskError):
+                ended = "was ended by Ray, as its machine ran out of memory"
+                self._lose(worker, ended if isinstance(error, OutOfMemoryError) else f"died{reason_of(error)}")
+            elif isinstance(error.cause, EngineFailure):  # what it raised itself
                 self._lose(worker, f"says: {error.cause}")
             else:
                 self._fail(error.cause if isinstance(error.cause, Exception) else error)
-        except RayError as error:
-            ended = "was ended by Ray, as its machine ran out of memory"
-            self._lose(worker, ended if isinstance(error, OutOfMemoryError) else "died")
         else:
             return default if found is None else found
         return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from grpo_agents.cluster.connection import check_address
 from grpo_agents.section import Section
 
 
@@ -49,3 +50,9 @@ class ClusterConfig(Section):
         description="ray: how often in a row, without a group from it, a worker is replaced; and the learner restored "
         "without a step.",
     )
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, address: str) -> str:
+        check_address(address, "cluster.address")
+        return address

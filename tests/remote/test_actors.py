@@ -1,6 +1,7 @@
 """Environments in actors of Ray."""
 
 import os
+import sys
 
 import pytest
 import ray
@@ -8,6 +9,7 @@ import ray
 from grpo_agents.contract import check
 from grpo_agents.env import make_env
 from grpo_agents.envs.library_desk import LibraryDeskEnv
+from grpo_agents.remote import actors
 from grpo_agents.remote.wire import RemoteFailure, SessionLost
 from grpo_agents.spaces import tool_call
 
@@ -77,3 +79,47 @@ def test_what_cannot_be_made_or_placed_is_said():
         make_env("ray:grpo_agents/Math-v0", place={"actor": 2})
     with pytest.raises(RemoteFailure, match=r"no actor began within 1 s.*`ray status`"):
         make_env("ray:grpo_agents/ToolMath-v0", place={"resources": {"browser": 1}}, timeout=1.0, patience=0.0)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"ray:grpo_agents/Math-v0: Ray is not installed, and it takes that: pip install 'grpo-agents\[ray\]'",
+    ):
+        make_env("ray:grpo_agents/Math-v0")
+
+
+def test_another_version_of_this_package_there_is_refused(monkeypatch):
+    own = actors.own_version()
+    monkeypatch.setattr(actors, "own_version", lambda: "9.0 (abc)")
+    with pytest.raises(
+        RemoteFailure, match=r"begun: .* has grpo-agents .* and not 9.0 \(abc\), which the driver"
+    ) as caught:
+        make_env("ray:grpo_agents/Math-v0")
+    assert own in str(caught.value)
+
+
+def test_a_machine_without_this_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "lacked_by_ray.py").write_text(
+        "class Holder:\n    def __init__(self, name, options): ...\n\n    def open(self, version): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import lacked_by_ray
+
+    monkeypatch.setattr(actors, "Holder", lacked_by_ray.Holder)
+    with pytest.raises(
+        RemoteFailure, match=r"machine [\d.]+ cannot load the code \(.*'lacked_by_ray'\)\. Install grpo-agents with"
+    ):
+        make_env("ray:grpo_agents/Math-v0")
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(
+        ValueError,
+        match=r"ray:grpo_agents/Math-v0 is 'auto' \(RAY_ADDRESS: 127.0.0.1:1\), and no Ray cluster answers there "
+        r"\(.*refused\)\. Start one .*, or set RAY_ADDRESS=local$",
+    ):
+        make_env("ray:grpo_agents/Math-v0")

@@ -1,0 +1,121 @@
+"""Actors that cannot begin, or die: what a run says of it, from what Ray does say then."""
+
+import os
+import signal
+import sys
+
+import pytest
+import ray
+from ray.exceptions import RayError
+
+from grpo_agents.cluster.deaths import reason_of, unloadable
+from grpo_agents.cluster.learner import RemoteLearner
+from grpo_agents.cluster.pool import Pool
+from grpo_agents.cluster.settings import ClusterConfig
+from grpo_agents.engines import EngineFailure
+
+LACKED = """
+class Actor:
+    def start(self): ...
+    def place(self): ...
+
+class Thing: ...
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def lacked(tmp_path, monkeypatch):
+    """A module that this process has, and no process of Ray."""
+    (tmp_path / "lacked_there.py").write_text(LACKED)
+    monkeypatch.syspath_prepend(tmp_path)
+    import lacked_there
+
+    yield lacked_there
+    del sys.modules["lacked_there"]
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Mortal:
+    def start(self):
+        raise SystemExit(3)
+
+    def place(self):
+        raise SystemExit(3)
+
+    def take(self, thing): ...
+
+    def end(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def error_of(reference):
+    with pytest.raises(RayError) as caught:
+        ray.get(reference)
+    return caught.value
+
+
+CANNOT = (
+    r"the machine [\d.]+ cannot load the code \(.*No module named 'lacked_there'\)\. Install grpo-agents with the same "
+    r"versions on every machine of the cluster$"
+)
+
+
+@pytest.fixture
+def pool_of():
+    """A pool of one worker, of which none is replaced; and what it says."""
+    pools = []
+
+    def make(kind, **settings):
+        config = ClusterConfig(kind="ray", workers=1, **settings)
+        made, said = [], []
+
+        def another(number):
+            made.append(number)
+            return kind.remote()
+
+        pools.append(Pool(another, (), config, at_once=1, most_hanging=1, patience=60.0, say=said.append))
+        return pools[-1], made, said
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def test_a_worker_whose_machine_lacks_the_package_ends_the_run_at_once(lacked, pool_of):
+    pool, made, said = pool_of(ray.remote(num_cpus=0)(lacked.Actor))
+    with pytest.raises(ValueError, match=rf"^rollout worker 0: {CANNOT}"):
+        pool.context_length()
+    assert (made, said) == ([0], [])
+
+
+def test_a_rank_whose_machine_lacks_it_too(lacked):
+    with pytest.raises(ValueError, match=rf"^a process of the learner: {CANNOT}"):
+        RemoteLearner([ray.remote(num_cpus=0)(lacked.Actor).remote()], ())
+
+
+def test_what_cannot_be_loaded_by_who_is_sent_it_is_named(lacked):
+    error = error_of(Mortal.remote().take.remote(lacked.Thing()))
+    assert unloadable(error).startswith("the machine ")
+    assert "(System error: No module named 'lacked_there')" in unloadable(error)
+
+
+def test_a_death_is_told_with_what_ray_knows_of_it(pool_of):
+    pool, made, _ = pool_of(Mortal, restarts=0)
+    with pytest.raises(EngineFailure, match=r"lastly it died \(exit code 3\)$"):
+        pool.context_length()
+    assert made == [0]
+    with pytest.raises(RuntimeError, match=r"^a process of the learner died \(exit code 3\)$"):
+        RemoteLearner([Mortal.remote()], ())
+
+
+def test_what_ray_only_supposes_is_left_out():
+    error = error_of(Mortal.remote().end.remote())
+    assert "SIGSEGV" in str(error)
+    assert (unloadable(error), reason_of(error)) == ("", "")
