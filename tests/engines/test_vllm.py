@@ -248,7 +248,8 @@ def told(trajectories):
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_trainer_vllm.py kills one, too
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_killed_or_stopped_in_mid_rollout_every_episode_ends_as_if_nothing_had_been(engine, model, number):
     undisturbed = play(engine)
     engine._patience = 5.0
