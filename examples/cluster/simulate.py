@@ -43,7 +43,15 @@ class Job:
         sequence_rate: Tokens a second of one sequence, at most.
         learner_rate: Tokens a second that a GPU of the learner learns from.
         context_tokens: Tokens of an episode that are computed and not sampled: prompt and tools' answers.
-        weights_seconds: Until all workers have new weights.
+        collective: Whether new weights go to all workers at once (cluster.weights), or through Ray's object store.
+        machine_gpus: GPUs of a machine.
+        parameters: Of the model.
+        tensors: Of the model; each is sent by itself.
+        link_rate: Bytes a second of the network from GPU to GPU, by which shards are gathered and weights sent.
+        host_rate: Bytes a second between a GPU and main memory.
+        store_rate: Bytes a second that a machine sends from its object store.
+        hop_seconds: From one worker to the next in the ring by which NCCL broadcasts (it knows no other way).
+        meet_seconds: What each worker takes to come to the sender, as they meet anew for every update.
         driver_seconds: The driver's own work for a group: it is one process.
     """
 
@@ -62,7 +70,15 @@ class Job:
     sequence_rate: float = 90.0
     learner_rate: float = 9000.0
     context_tokens: float = 1000.0
-    weights_seconds: float = 3.0
+    collective: bool = True
+    machine_gpus: int = 8
+    parameters: float = 7.6e9
+    tensors: int = 339
+    link_rate: float = 25e9
+    host_rate: float = 10e9
+    store_rate: float = 5e9
+    hop_seconds: float = 10e-6
+    meet_seconds: float = 0.002
     driver_seconds: float = 0.004
 
     @property
@@ -74,6 +90,22 @@ class Job:
     def workers(self) -> int:
         """GPUs that sample."""
         return max(1, self.gpus - self.learners)
+
+    @property
+    def weights_seconds(self) -> float:
+        """From an update until all workers have its weights, which are bfloat16, and float32 in the object store.
+
+        Either way they are gathered from the learner's ranks into main memory. From there they go to the sender's GPU
+        and, as in a pipeline, from worker to worker; or into the object store, from it once to each machine, one copy
+        after the other, and onto the GPUs.
+        """
+        small, large = 2 * self.parameters, 4 * self.parameters
+        gathered = small / self.link_rate + small / self.host_rate
+        if self.collective:
+            hops = self.tensors * self.workers * self.hop_seconds
+            return gathered + self.workers * self.meet_seconds + small / self.host_rate + small / self.link_rate + hops
+        machines = math.ceil(self.workers / self.machine_gpus)
+        return gathered + large / self.host_rate + machines * large / self.store_rate + large / self.host_rate
 
 
 class Worker:
@@ -289,6 +321,7 @@ TURNED = {
     "max_staleness 5": {"staleness": 5},
     "batch 2048": {"batch": 2048},
     "batch 2048, max_staleness 2": {"batch": 2048, "staleness": 2},
+    "max_staleness 2, weights by the store": {"staleness": 2, "collective": False},
 }
 """What is turned, one after the other."""
 
@@ -309,7 +342,9 @@ def main() -> None:
     with ProcessPoolExecutor() as processes:
         for (name, job), found in zip(asked, processes.map(simulate, [job for _, job in asked]), strict=True):
             figures = {key: round(value, 4) for key, value in found.items()}
-            rows.append({"turned": name, "gpus": job.gpus, "batch": job.batch, **figures})
+            settings = {"gpus": job.gpus, "batch": job.batch, "collective": job.collective}
+            settings["weights_seconds"] = round(job.weights_seconds, 4)
+            rows.append({"turned": name, **settings, **figures})
             print(name, job.gpus, figures, flush=True)
     arguments.out.write_text(json.dumps({"job": asdict(base), "rows": rows}, indent=1) + "\n")
 

@@ -16,7 +16,7 @@
 set -euo pipefail
 config=${1:?the config} run=${2:?the run folder, where all machines see it}
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}'):6379
 srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --port=6379 --block &
 sleep 15
@@ -24,19 +24,18 @@ others=$((SLURM_JOB_NUM_NODES - 1))
 srun --nodes="$others" --ntasks="$others" --exclude="$head" ray start --address="$address" --block &
 sleep 15
 
-if [ -d "$run/checkpoints" ]; then
+if [ -f "$run/config.toml" ]; then # begun, with or without a checkpoint
     what=(--resume "$run" --set "cluster.address=$address")
 else
     what=("$config" --set "run=$run" --set cluster.kind=ray --set "cluster.address=$address"
         --set cluster.learner_ranks=8 --set cluster.workers=24 --set cluster.max_staleness=1
         --set method.tis=2.0 --set learner.old_logprobs=recompute)
 fi
-grpo-agents train "${what[@]}" &
-driver=$!
-again() { # the machines are taken away soon: a checkpoint first
-    kill -TERM "$driver"
-    wait "$driver" || true
+again() { # the machines are taken away soon: a checkpoint first, by the driver, which is the last in the background
+    kill -TERM $!
+    wait $! || true
     scontrol requeue "$SLURM_JOB_ID"
 }
-trap again TERM
-wait "$driver"
+trap again TERM # comes to this shell alone (B:), as Ray has to be there until all is saved
+grpo-agents train "${what[@]}" &
+wait $!

@@ -21,13 +21,20 @@ def throughput(measured: dict[str, Any]) -> str:
             f"{row['at_most']:.2f}",
             f"{row['bytes_a_group'] / 1000:.1f} kB",
             f"{row['bytes_of_weights'] / 1e6:.2f} MB",
+            f"{bytes_a_step(row, measured['groups_a_step']) / 1e6:.2f} MB",
             f"{row['update_seconds']:.2f} s",
             f"{row['driver_ms_a_group']:.1f} ms",
         ]
         for row in measured["rows"]
     ]
-    head = ["workers", "groups a second", "at most", "a group", "weights", "until all have them", "driver, a group"]
-    return markdown(head, rows)
+    step = f"a step of {measured['groups_a_step']} groups"
+    head = ["workers", "groups a second", "at most", "a group", "weights", step, "until all have them"]
+    return markdown([*head, "driver, a group"], rows)
+
+
+def bytes_a_step(row: dict[str, Any], groups: int) -> float:
+    """What a step moves: its groups to the driver, the weights to each worker."""
+    return groups * row["bytes_a_group"] + row["workers"] * row["bytes_of_weights"]
 
 
 def simulation(simulated: dict[str, Any]) -> str:
@@ -43,6 +50,15 @@ def simulation(simulated: dict[str, Any]) -> str:
     return markdown(["GPUs", *map(str, gpus)], rows)
 
 
+def weights(simulated: dict[str, Any]) -> str:
+    """Seconds until all workers have new weights, by GPUs, for each way that was simulated."""
+    found = {(row["collective"], row["gpus"]): row["weights_seconds"] for row in simulated["rows"]}
+    gpus = sorted({count for _, count in found})
+    ways = [("collective", True), ("store", False)]
+    rows = [[f"`{name}`", *(f"{found[way, count]:.1f}" for count in gpus)] for name, way in ways]
+    return markdown(["`cluster.weights`", *map(str, gpus)], rows)
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
@@ -51,8 +67,9 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def main() -> None:
     """Prints them."""
-    for name, table in (("throughput", throughput), ("simulation", simulation)):
-        print(table(json.loads((HERE / f"{name}.json").read_text())), end="\n\n")
+    measured, simulated = (json.loads((HERE / f"{name}.json").read_text()) for name in ("throughput", "simulation"))
+    for table in (throughput(measured), simulation(simulated), weights(simulated)):
+        print(table, end="\n\n")
 
 
 if __name__ == "__main__":

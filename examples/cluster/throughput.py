@@ -78,6 +78,7 @@ def main() -> None:
         _make_model(folder)
         rows = [measure(workers, folder) for workers in WORKERS]
     machine = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "machine": platform.machine()}
+    machine["groups_a_step"] = GROUPS
     arguments.out.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
     print(arguments.out.read_text())
 

@@ -114,14 +114,22 @@ class RankActor:
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
     def start(
-        self, config: dict[str, Any], folder: str, versions: dict[str, str], rank: int, meet: tuple[str, int]
+        self, config: dict[str, Any], folder: str, versions: dict[str, str], rank: int, meet: tuple[str, int], mark: str
     ) -> dict[str, Any]:
         """Loads the learner; gives what the driver wants to know of it.
 
+        ``mark`` is a file that the driver has just made where the run folder is or will be.
+
         Raises:
-            ValueError: Something of the config does not exist or does not fit here.
+            ValueError: Something of the config does not exist or does not fit here, or the run folder is not shared.
         """
         enter(folder, versions)
+        if not Path(mark).exists():
+            raise ValueError(
+                f"{socket.gethostname()} does not see what the driver writes in {Path(mark).parent}, and would save "
+                f"the checkpoints of {config['run']} where nobody finds them: put the run folder where every machine "
+                "of the cluster sees it by the same path (--set run=…)"
+            )
         import torch
 
         from grpo_agents.learner import ranks

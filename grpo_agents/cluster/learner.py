@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from grpo_agents.cluster.deaths import reason_of, unloadable
 from grpo_agents.cluster.remote_tensors import RemoteTensors
 from grpo_agents.learner.batch import Batch, Row
 from grpo_agents.learner.ranks import RankLost
+from grpo_agents.writing import naming
 
 
 class RemoteLearner:
@@ -34,11 +36,12 @@ class RemoteLearner:
         self._actors = actors
         self._others: list[Any] = []
         meet = self._wait(actors[0].place.remote())
-        starting = [actor.start.remote(*begin, rank, meet) for rank, actor in enumerate(actors)]
-        first = starting[0]
-        while starting:  # whoever cannot start says so first: the others would wait for it
-            done, starting = ray.wait(starting)
-            self._wait(done[0])
+        with _mark(Path(begin[0]["run"]).absolute()) as mark:
+            starting = [actor.start.remote(*begin, rank, meet, mark.name) for rank, actor in enumerate(actors)]
+            first = starting[0]
+            while starting:  # whoever cannot start says so first: the others would wait for it
+                done, starting = ray.wait(starting)
+                self._wait(done[0])
         facts = self._wait(first)
         self._others = [actor.follow.remote() for actor in actors[1:]]
         self.why_padded: str = facts["why_padded"]
@@ -122,3 +125,10 @@ class RemoteLearner:
             if isinstance(error, RayTaskError):  # what it raised itself
                 raise error.cause from error
             raise RankLost(f"a process of the learner died{reason_of(error)}") from error
+
+
+def _mark(run: Path) -> Any:
+    """A file that ranks look for, until it is closed: in the run folder, or where that will be once all is loaded."""
+    there = next(folder for folder in (run, *run.parents) if folder.exists())
+    with naming(run):
+        return NamedTemporaryFile(dir=there, prefix=".", suffix=".unfinished")
