@@ -10,6 +10,7 @@ import itertools
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -60,9 +61,9 @@ class Holder:
         """What a session answers."""
         return self._sessions.ask(key, request, seconds)
 
-    def close(self, key: str) -> None:
-        """Ends a session."""
-        self._sessions.close(key)
+    def close(self, key: str, seconds: float) -> None:
+        """Ends a session; waits so long for its environment to be closed."""
+        self._sessions.close(key, seconds)
 
 
 class Actors:
@@ -164,13 +165,17 @@ class ActorLink:
         except RayError as error:
             raise RemoteFailure(f"{self.where}: {_first_line(error)}") from None
 
-    def close(self) -> None:
-        """Ends the session."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends the session; waits so long for its environment to be closed, as the actor ends with this program."""
         import ray
+        from ray.exceptions import GetTimeoutError, RayError
 
         key, self._key = self._key, None
         if key is not None and ray.is_initialized():
-            self._actor.close.remote(key)
+            closed = self._actor.close.remote(key, seconds)
+            if seconds:
+                with suppress(GetTimeoutError, RayError):  # it hangs, or is gone
+                    self._get(closed, seconds + GRACE_SECONDS)
 
     def another(self) -> ActorLink:
         """A session of its own, in the next of the actors."""

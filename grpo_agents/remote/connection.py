@@ -21,6 +21,10 @@ from grpo_agents.replay import CannotReplay
 Answered = TypeVar("Answered", bound=Part)
 
 
+CLOSE_SECONDS = 30.0
+"""So long may an environment elsewhere take to close."""
+
+
 class Link(Protocol):
     """A way to an environment elsewhere: over a network, or into an actor."""
 
@@ -54,8 +58,8 @@ class Link(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Ends the session, where there is one."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends the session, where there is one; waits so long for its environment, if that ends with this program."""
         ...
 
     def another(self) -> Link:
@@ -149,8 +153,8 @@ class RemoteSession:
             return self._ask(kind, data)
 
     def close(self) -> None:
-        """Ends the session."""
-        self._link.close()
+        """Ends the session, and has the environment closed."""
+        self._link.close(CLOSE_SECONDS)
 
     def _afresh(self, kind: str, data: dict[str, Any]) -> Any:
         if self._link.is_open:

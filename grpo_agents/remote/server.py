@@ -109,6 +109,8 @@ def make_app(make: Callable[[], AgentEnv], name: str, limits: Limits) -> Starlet
             await _converse(web, opened, limits)
         finally:
             opened.close()
+            with suppress(TimeoutError):  # a server that ends waits for it, too
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(opened.over)), limits.step_timeout)
 
     return Starlette(
         routes=[

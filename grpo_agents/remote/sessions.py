@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 from uuid import uuid4
 
@@ -27,12 +27,16 @@ class Session:
     Args:
         answering: Answers for it.
         ended: Called once the session has ended and its environment is closed.
+
+    Attributes:
+        over: Done when it has.
     """
 
     def __init__(self, answering: Answering, ended: Callable[[], None]):
         self.key = uuid4().hex
         self._answering = answering
         self._ended = ended
+        self.over: Future[None] = Future()
         self._asked: queue.SimpleQueue[tuple[Any, Future[Answer]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, daemon=True, name="grpo-agents-session").start()
 
@@ -60,6 +64,7 @@ class Session:
             self._answering.close()
         finally:
             self._ended()
+            self.over.set_result(None)
 
 
 class Sessions:
@@ -107,10 +112,12 @@ class Sessions:
             session.close()
             return late(seconds)
 
-    def close(self, key: str | None = None) -> None:
-        """Ends one session, or all."""
-        for session in [session for session in list(self._open.values()) if key in (None, session.key)]:
+    def close(self, key: str | None = None, seconds: float = 0.0) -> None:
+        """Ends one session, or all; waits so long for their environments to be closed."""
+        closing = [session for session in list(self._open.values()) if key in (None, session.key)]
+        for session in closing:
             session.close()
+        wait([session.over for session in closing], seconds)
 
     def _forget(self, session: Session) -> None:
         with self._lock:

@@ -101,8 +101,8 @@ class WebSocketLink:
         except (ValueError, RecursionError) as error:
             raise RemoteFailure(f"{self.where} answers what is no JSON: {received!r:.80} ({error})") from None
 
-    def close(self) -> None:
-        """Ends the connection, and with it the session."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends the connection, and with it the session, whose environment the server closes."""
         stack, connection = self._stack, self._socket
         self._stack = self._socket = None
         if stack is not None:

@@ -56,6 +56,31 @@ def test_episodes_are_the_same_bit_for_bit():
     assert [finding for finding in check(there.another) if finding.problem] == []
 
 
+SLOW = """
+import time
+from pathlib import Path
+from grpo_agents import AgentEnv
+
+class SlowToClose(AgentEnv):
+    tasks = [{"n": 1}]
+
+    def start(self, task):
+        return "go"
+
+    def close(self):
+        time.sleep(0.5)
+        Path(__file__).with_name("closed").touch()
+"""
+
+
+def test_one_that_is_closed_is_closed_before_its_actor_may_end(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    env = make_env(f"ray:{tmp_path}/slow.py:SlowToClose")
+    env.reset(seed=0)
+    env.close()
+    assert (tmp_path / "closed").exists()
+
+
 def test_an_actor_that_dies_takes_its_episodes_and_the_next_reset_begins_again(tmp_path):
     (tmp_path / "mortal.py").write_text(LOST)
     env = make_env(f"ray:{tmp_path}/mortal.py:Mortal")
