@@ -5,6 +5,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from processes import eventually
 from tiny import full_logprobs, make_tokenizer, plain
 from transformers import AutoModelForCausalLM
 
@@ -239,13 +240,6 @@ def closed_ones(monkeypatch):
     return closed
 
 
-def eventually(what):
-    deadline = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_an_environment_that_cannot_be_closed_keeps_nobody_from_going_on(chat):
     before = set(threading.enumerate())
     rollout = make_rollout(chat, [say(chat, "bye")], group_size=3, step_timeout=2.0)
@@ -262,19 +256,19 @@ def test_an_environment_that_cannot_be_closed_keeps_nobody_from_going_on(chat):
     assert len(said) == 1
     assert closed == [1]
     Talk.hang.set()
-    eventually(lambda: not set(threading.enumerate()) - before)
+    assert eventually(lambda: not set(threading.enumerate()) - before)
 
 
 def test_one_that_raised_is_closed_at_once_and_one_that_hangs_when_it_returns(chat, monkeypatch):
     closed = closed_ones(monkeypatch)
     rollout = make_rollout(chat, [say(chat, "bye")], step_timeout=0.5)
     one(rollout, "raise in step")
-    eventually(lambda: closed == Talk.made[:1])
+    assert eventually(lambda: closed == Talk.made[:1])
     assert one(rollout, "hang in step").stop_reason == "deadline"
     assert one(rollout).stop_reason == "terminated"
     assert closed == Talk.made[:1]
     Talk.hang.set()
-    eventually(lambda: closed == Talk.made[:2])
+    assert eventually(lambda: closed == Talk.made[:2])
     rollout.close()
     assert closed == Talk.made
 
@@ -302,7 +296,7 @@ def test_what_breaks_off_leaves_no_environment_open_and_begins_nothing_more(chat
     assert len(begun) == 2
     assert set(closed) == set(Talk.made) - set(begun)
     Talk.hang.set()
-    eventually(lambda: set(closed) == set(Talk.made))
+    assert eventually(lambda: set(closed) == set(Talk.made))
     assert len(closed) == len(Talk.made) == 6
 
 
@@ -310,11 +304,11 @@ def test_one_that_is_closed_while_another_thread_plays_breaks_off(chat, monkeypa
     closed = closed_ones(monkeypatch)
     rollout = make_rollout(chat, [say(chat, "and")], max_turns=10**6, max_tokens=10**9)
     played = in_background(lambda: rollout.sample([{"do": "talk"}], seed=0))
-    eventually(lambda: Talk.made and Talk.made[0].history)
+    assert eventually(lambda: Talk.made and Talk.made[0].history)
     rollout.close()
     with pytest.raises(RuntimeError, match="Talk: the rollout was closed while it played"):
         played.result(10)
-    eventually(lambda: closed == Talk.made)
+    assert eventually(lambda: closed == Talk.made)
 
 
 # Budgets

@@ -6,6 +6,7 @@ import threading
 from contextlib import closing
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tiny import full_logprobs, make_tokenizer, sampled, save_start
@@ -17,6 +18,7 @@ from grpo_agents.learner.batch import make_batch
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.settings import LearnerConfig, OptimizerConfig
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.run_folder import RunFolder
 from grpo_agents.trainer import Trainer, train
 from runs import grpo, rows_of, steps_of
 
@@ -91,7 +93,20 @@ def test_a_run_samples_from_the_policy_that_it_trains(start, tmp_path, settings)
 
 
 @pytest.mark.slow  # test_ray_runs.py has it with another engine
-def test_workers_on_ray_have_each_an_engine_that_samples_from_it(start, tmp_path):
+def test_workers_on_ray_have_each_an_engine_that_samples_from_it(start, tmp_path, monkeypatch):
+    """Also where the process of one of these engines is killed in the middle of the run."""
+    log, killed = RunFolder.log, []
+
+    def log_and_kill(self, row):
+        log(self, row)
+        if row["step"] == 1 and "lr" in row:
+            everyone = psutil.Process().children(recursive=True)
+            engines = [one for one in everyone if "grpo_agents.engines.child" in " ".join(one.cmdline())]
+            assert len(engines) == 2
+            killed.append(engines[0])
+            engines[0].kill()
+
+    monkeypatch.setattr(RunFolder, "log", log_and_kill)
     (tmp_path / "low.py").write_text(LOW)
     settings = {
         "model.path": start,
@@ -105,6 +120,7 @@ def test_workers_on_ray_have_each_an_engine_that_samples_from_it(start, tmp_path
         folder = train(grpo(tmp_path / "run", start.parent, **SAMPLED, **settings))
     finally:
         ray.shutdown()
+    assert killed
     rows = rows_of(folder)
     probes = [row["sync/max_difference"] for row in rows if "sync/max_difference" in row]
     assert len(probes) == 3
