@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from processes import eventually
 
 from grpo_agents.background import in_background
 from grpo_agents.build import build
@@ -98,21 +99,21 @@ def test_an_evaluation_is_played_before_more_of_the_training(config, orders, wor
 
 def test_one_that_is_closed_breaks_off_and_leaves_nobody_waiting(config, orders):
     worker = Worker(config)
-    submitted = threading.Event()
+    submitted, release = threading.Event(), threading.Event()
     submit = worker.parts.engine.submit
 
-    def submit_and_say(*arguments):
-        submit(*arguments)
+    def submit_and_wait(*arguments):
         submitted.set()
+        release.wait(60)
+        submit(*arguments)
 
-    worker.parts.engine.submit = submit_and_say
+    worker.parts.engine.submit = submit_and_wait
     promised = worker.play("training", orders[0])
     assert submitted.wait(60)
-    with worker._changed:  # it sees them together
-        probe = worker.score([[1, 2, 3]])
-        closing = in_background(worker.close)
-        while not worker._closed:
-            worker._changed.wait(0.01)
+    probe = worker.score([[1, 2, 3]])
+    closing = in_background(worker.close)
+    assert eventually(lambda: worker._closed)
+    release.set()
     closing.result(60)
     for waiting in (probe, worker.score([[1, 2, 3]])):
         with pytest.raises(EngineFailure, match="the worker is closing"):
