@@ -120,6 +120,7 @@ class Cluster:
                 num_cpus=bundle["CPU"],
                 num_gpus=bundle.get("GPU", 0),
                 max_restarts=0,
+                enable_task_events=False,  # Ray's head node would keep a record of every call
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, place),
             )
             .remote()

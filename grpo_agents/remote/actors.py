@@ -96,6 +96,7 @@ class Actors:
             runtime_env=place.runtime_env or None,
             max_concurrency=MOST_SESSIONS,
             max_restarts=-1,
+            enable_task_events=False,  # Ray's head node would keep a record of every call
         )
         self._actors = [kind.remote(name, dict(options)) for _ in range(place.actors)]
         self._turn = itertools.cycle(self._actors)

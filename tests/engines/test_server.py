@@ -18,7 +18,7 @@ from processes import eventually, gone
 from safetensors.torch import load_file
 
 from grpo_agents.engines import Completion, EngineFailure, Request, Sampling
-from grpo_agents.engines.server import ServerEngine
+from grpo_agents.engines.server import ServerEngine, process
 from grpo_agents.engines.settings import ServerConfig
 from grpo_agents.engines.weights import Weights
 
@@ -398,11 +398,38 @@ def test_a_command_that_starts_no_server_says_what_it_said():
         Running(f"http://127.0.0.1:{free_port()}/v1", command=[sys.executable, "-c", code])
 
 
+HOLDING = """
+import pathlib, signal, sys, time
+held = pathlib.Path(sys.argv[1])
+held.touch()
+
+def give_back(*_):
+    held.unlink()
+    sys.exit()
+
+signal.signal(signal.SIGTERM, {handler})
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("handler", "held"), [("give_back", False), ("signal.SIG_IGN", True)])
+def test_a_server_may_give_back_what_it_holds_before_it_is_killed(tmp_path, monkeypatch, handler, held):
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.5 if held else 60.0)
+    code, file = HOLDING.replace("{handler}", handler), tmp_path / "held"
+    server = process.ServerProcess([sys.executable, "-c", code, str(file)])
+    server.start()
+    assert eventually(lambda: "up" in server.log.read_text())
+    server.kill()
+    assert file.exists() == held
+    assert server.death() is None  # there is none
+
+
 def test_a_server_ends_with_the_run_however_that_ends(command):
     config, pids = command
     code = f"""
 import time
-from grpo_agents.engines.server import ServerEngine
+from grpo_agents.engines.server import ServerEngine, process
 from grpo_agents.engines.settings import ServerConfig
 ServerEngine(ServerConfig(**{config!r}), patience=5, restarts=0, say=print)
 print("up", flush=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fake_openai import free_port
+from soak_verdicts import left_in_shm
 from tiny import copy_weights, full_logprobs, make_model, make_tokenizer, save_start
 from transformers import AutoModelForCausalLM
 
@@ -56,9 +57,12 @@ def engine(folder, tmp_path_factory, said):
     ]  # fmt: skip
     sync = tmp_path_factory.mktemp("sync")
     config = ServerConfig(url=f"http://127.0.0.1:{port}/v1", command=command, sync_folder=str(sync))
+    before = set(os.listdir("/dev/shm"))
     engine = ServerEngine(config, patience=60, restarts=1, say=said.append)
     yield engine
+    killed = {os.path.basename(path) for path in left_in_shm(before)}  # what is left of one that a test has killed
     engine.close()
+    assert not left_in_shm(before | killed)  # one that ends gives back its shared memory
 
 
 def sample(engine, requests, sampling):

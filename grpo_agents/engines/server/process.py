@@ -7,24 +7,32 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+POLL_SECONDS = 0.02
 SHOWN_LINES = 8
 """How much of what it wrote is quoted when it ends by itself."""
 
+GRACE_SECONDS = 5.0
+"""So long may it take to end by itself, and give back what it holds, as shared memory."""
+
 _GUARD = """
-import os, signal, subprocess, sys, threading
+import os, signal, subprocess, sys, threading, time
 
 def end_with_the_parent():
     sys.stdin.read()
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(float(sys.argv[1]))
     os.killpg(0, signal.SIGKILL)
 
+signal.signal(signal.SIGTERM, lambda *_: None)  # the command has the default
 threading.Thread(target=end_with_the_parent, daemon=True).start()
-sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))
+sys.exit(subprocess.call(sys.argv[2:], stdin=subprocess.DEVNULL))
 """
-"""Runs the command, and kills the group when the pipe from this process closes, however it ended."""
+"""Runs the command, and ends the group when the pipe from this process closes, however it ended."""
 
 
 class ServerProcess:
@@ -49,7 +57,7 @@ class ServerProcess:
         self.kill()
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _GUARD, *self.command],
+                [sys.executable, "-c", _GUARD, str(GRACE_SECONDS), *self.command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -64,10 +72,16 @@ class ServerProcess:
         return "\n".join([f"{self.command[0]} ended with exit code {code}; all it wrote is in {self.log}:", *last])
 
     def kill(self) -> None:
-        """Kills it with all that it started."""
+        """Ends it with all that it started; kills what does not end."""
         if self._process is None:
             return
+        late = time.monotonic() + GRACE_SECONDS
         with suppress(ProcessLookupError):  # all of the group has ended
+            os.killpg(self._process.pid, signal.SIGTERM)
+            while time.monotonic() < late:
+                self._process.poll()
+                os.killpg(self._process.pid, 0)
+                time.sleep(POLL_SECONDS)
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         assert self._process.stdin is not None
