@@ -216,7 +216,7 @@ def main(
             left += stopped(soak.stage)
         from soak_results import findings, show, write
 
-        found = findings(soak, left, before)
+        found = findings(soak, left, before, long=minutes >= LONG_MINUTES)
     path = write(found, soak, out)
     show(found, console)
     console.print(f"written: {path}, {path.with_suffix('.png')}", soft_wrap=True)

@@ -17,13 +17,14 @@ from grpo_agents import checkpoint
 from grpo_agents.run_folder import RunFolder
 
 
-def findings(soak, left, before):
+def findings(soak, left, before, *, long):
     """Everything that was found.
 
     Args:
         soak: One that is over.
         left: Processes that did not end.
         before: The names in /dev/shm when it began.
+        long: Whether it had time to show that everything is flat, and has to; else nothing may grow.
     """
     folder, damaged = RunFolder(soak.stage.run), []
     last = checkpoint.latest(folder.checkpoints, damaged.append)
@@ -43,7 +44,9 @@ def findings(soak, left, before):
         "problems": soak.problems,
         "leftovers": leftovers,
         "slopes": [asdict(one) for one in judged],
-        "passed": not soak.problems and not any(leftovers.values()) and all(one.verdict != "grows" for one in judged),
+        "passed": not soak.problems
+        and not any(leftovers.values())
+        and all(one.verdict == "flat" if long else one.verdict != "grows" for one in judged),
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/cluster.md, from throughput.json and simulation.json and nothing else.
+"""The tables of docs/cluster.md, from throughput.json, simulation.json and soak.json and nothing else.
 
 python examples/cluster/tables.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -50,6 +51,39 @@ def simulation(simulated: dict[str, Any]) -> str:
     return markdown(["GPUs", *map(str, gpus)], rows)
 
 
+def faults(soak: dict[str, Any]) -> str:
+    """How often each fault came, how often the run was whole again, and how long that took."""
+    kinds = sorted({fault["kind"] for fault in soak["faults"]})
+    took = {kind: [fault["recovered"] for fault in soak["faults"] if fault["kind"] == kind] for kind in kinds}
+    back = {kind: [seconds for seconds in took[kind] if seconds is not None] for kind in kinds}
+    rows = [
+        [
+            kind.replace("_", " "),
+            f"{len(took[kind])}",
+            f"{len(back[kind])}",
+            f"{median(back[kind]):.0f} s",
+            f"{max(back[kind]):.0f} s",
+        ]
+        for kind in kinds
+    ]
+    return markdown(["fault", "times", "recovered", "in the middle", "at most"], rows)
+
+
+def slopes(soak: dict[str, Any]) -> str:
+    """What the longest life of each process had, and how it changed by the hour."""
+    found = {(one["role"], one["what"]): one for one in soak["slopes"]}
+    units = {"own": ("MiB", 2**20), "descriptors": ("descriptors", 1), "threads": ("threads", 1)}
+    rows = []
+    for role in dict.fromkeys(role for role, _ in found):
+        row = [role, f"{found[role, 'own']['hours']:.2f}"]
+        for what, (_, unit) in units.items():
+            one = found[role, what]
+            first, last, low, high = (one[name] / unit for name in ("first", "last", "low", "high"))
+            row.append(f"{first:.0f} → {last:.0f} ({low:+.1f} … {high:+.1f}, {one['verdict']})")
+        rows.append(row)
+    return markdown(["longest life", "hours", *(f"{name} (an hour)" for name, _ in units.values())], rows)
+
+
 def weights(simulated: dict[str, Any]) -> str:
     """Seconds until all workers have new weights, by GPUs, for each way that was simulated."""
     found = {(row["collective"], row["gpus"]): row["weights_seconds"] for row in simulated["rows"]}
@@ -67,8 +101,9 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def main() -> None:
     """Prints them."""
-    measured, simulated = (json.loads((HERE / f"{name}.json").read_text()) for name in ("throughput", "simulation"))
-    for table in (throughput(measured), simulation(simulated), weights(simulated)):
+    names = ("throughput", "simulation", "soak")
+    measured, simulated, soak = (json.loads((HERE / f"{name}.json").read_text()) for name in names)
+    for table in (throughput(measured), simulation(simulated), weights(simulated), faults(soak), slopes(soak)):
         print(table, end="\n\n")
 
 

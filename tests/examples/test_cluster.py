@@ -25,7 +25,14 @@ def module(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("throughput", "throughput"), ("simulation", "simulation"), ("weights", "simulation")]
+    ("name", "file"),
+    [
+        ("throughput", "throughput"),
+        ("simulation", "simulation"),
+        ("weights", "simulation"),
+        ("faults", "soak"),
+        ("slopes", "soak"),
+    ],
 )
 def test_the_tables_of_the_page_are_those_of_the_figures(name, file):
     table = getattr(module("tables"), name)(json.loads((FOLDER / f"{file}.json").read_text()))
