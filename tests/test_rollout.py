@@ -1,70 +1,23 @@
 import re
 import threading
-import time
 from contextlib import closing
 
 import numpy as np
 import pytest
-from processes import eventually
+from talk import Talk, make_rollout, one, say
 from tiny import full_logprobs, make_tokenizer, plain
 from transformers import AutoModelForCausalLM
 
-from grpo_agents.background import in_background
 from grpo_agents.chat import Chat
-from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.engines.transformers import TransformersEngine
-from grpo_agents.env import AgentEnv, Reply
+from grpo_agents.env import Reply
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.rewards.component import Component, RewardVector, component
 from grpo_agents.rewards.cost import cost, latency
 from grpo_agents.rewards.preference import Choices
-from grpo_agents.rollout import Order, Rollout, RolloutConfig
-from grpo_agents.rollout.orders import Batch
-from grpo_agents.spaces import tool_call
-from grpo_agents.tools import tool
+from grpo_agents.rollout import Rollout, RolloutConfig
 
 TRIPLE = RewardVector(["outcome", cost, latency])
-
-
-class Talk(AgentEnv):
-    """Goes on until the policy says ``bye``; a task may ask for trouble."""
-
-    tasks = [{"do": "talk"}]  # noqa: RUF012
-    made = []  # noqa: RUF012  every one of a test, in order of birth
-    hang = threading.Event()
-
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        self.history = []
-        self.made.append(self)
-
-    @tool(price=2.0, latency=0.5, timeout=None)
-    def double(self, number: int) -> str:
-        """Doubles a number."""
-        return str(2 * number)
-
-    tools = (double,)
-
-    def start(self, task):
-        self.history.append(task["do"])
-        if task["do"] == "raise in reset":
-            raise ValueError("no such world")
-        if task["do"] == "hang in reset":
-            self.hang.wait(60)
-        return f"go {task['do']}"
-
-    def respond(self, message):
-        if self.task["do"] == "raise in step":
-            raise RuntimeError("it broke")
-        if self.task["do"] == "hang in step":
-            self.hang.wait(60)
-        if self.task["do"] == "slow":
-            time.sleep(0.15)
-        if message.get("tool_calls"):
-            return Reply(self.run_tools(message["tool_calls"]))
-        if message["content"] == "bye":
-            return Reply(rewards={"outcome": 1.0}, terminated=True)
-        return Reply([{"role": "user", "content": "and"}], {"outcome": 0.25})
 
 
 @pytest.fixture(autouse=True)
@@ -78,29 +31,6 @@ def _fresh():
 @pytest.fixture(scope="module")
 def chat():
     return Chat(make_tokenizer(), tool_format="hermes")
-
-
-def say(chat, text="", *calls):
-    """The ids of a turn, with its stop token."""
-    message = {"role": "assistant", "content": text}
-    if calls:
-        message["tool_calls"] = [tool_call(name, arguments) for name, arguments in calls]
-    return [*chat.tokenizer.encode(chat.render_assistant(message), add_special_tokens=False), chat.stop_ids[0]]
-
-
-def make_rollout(chat, turns, *, env=Talk, vector=None, context=1 << 20, preferences=None, resources=None, **config):
-    """A rollout in which every session says these turns; the last one over and over."""
-    engine = ScriptedEngine(lambda session, turn: turns[min(turn, len(turns) - 1)], context)
-    vector = vector or RewardVector(["outcome"])
-    return Rollout(
-        env, chat, engine, vector, RolloutConfig(**{"group_size": 1, **config}), env_name="Talk",
-        preferences=preferences, resources=resources,
-    )  # fmt: skip
-
-
-def one(rollout, do="talk"):
-    ((trajectory,),) = (group.trajectories for group in rollout.sample([{"do": do}], seed=0))
-    return trajectory
 
 
 # A whole episode
@@ -219,96 +149,6 @@ def test_an_environment_without_a_first_message(chat):
             return []
 
     assert one(make_rollout(chat, [[1]], env=Silent)).error == "Talk reset: ValueError: Silent.start gave no message"
-
-
-def test_environments_are_used_again_and_closed(chat):
-    rollout = make_rollout(chat, [say(chat, "bye")], group_size=3)
-    for seed in range(3):
-        rollout.sample([{"do": "talk"}], seed=seed)
-    assert len(Talk.made) == 3
-    closed = []
-    for env in Talk.made:
-        env.close = lambda: closed.append(1)
-    rollout.close()
-    assert len(closed) == 3
-
-
-def closed_ones(monkeypatch):
-    """The environments that are closed, in order."""
-    closed = []
-    monkeypatch.setattr(Talk, "close", lambda env: closed.append(env))
-    return closed
-
-
-def test_an_environment_that_cannot_be_closed_keeps_nobody_from_going_on(chat):
-    before = set(threading.enumerate())
-    rollout = make_rollout(chat, [say(chat, "bye")], group_size=3, step_timeout=2.0)
-    rollout.sample([{"do": "talk"}], seed=0)
-    raising, hanging, closing_ = Talk.made
-    closed = []
-
-    def fail():
-        raise ValueError("the browser is gone")
-
-    raising.close, hanging.close, closing_.close = fail, Talk.hang.wait, lambda: closed.append(1)
-    with pytest.warns(UserWarning, match=r"^Talk: 2 of 3 environments were not closed: ") as said:
-        rollout.close()
-    assert len(said) == 1
-    assert closed == [1]
-    Talk.hang.set()
-    assert eventually(lambda: not set(threading.enumerate()) - before)
-
-
-def test_one_that_raised_is_closed_at_once_and_one_that_hangs_when_it_returns(chat, monkeypatch):
-    closed = closed_ones(monkeypatch)
-    rollout = make_rollout(chat, [say(chat, "bye")], step_timeout=0.5)
-    one(rollout, "raise in step")
-    assert eventually(lambda: closed == Talk.made[:1])
-    assert one(rollout, "hang in step").stop_reason == "deadline"
-    assert one(rollout).stop_reason == "terminated"
-    assert closed == Talk.made[:1]
-    Talk.hang.set()
-    assert eventually(lambda: closed == Talk.made[:2])
-    rollout.close()
-    assert closed == Talk.made
-
-
-def test_what_breaks_off_leaves_no_environment_open_and_begins_nothing_more(chat, monkeypatch):
-    """Two are at work, one has had its turn, the others wait for a thread."""
-    closed = closed_ones(monkeypatch)
-    rollout = make_rollout(chat, [say(chat, "bye")], threads=2)
-    begun = []
-    monkeypatch.setattr(Talk, "start", lambda env, task: begun.append(env) or Talk.hang.wait(60) or "go")
-
-    def break_off():
-        raise KeyboardInterrupt
-
-    class Orders(Batch):
-        def take(self):
-            if len(begun) == 2:
-                break_off()
-            return super().take()
-
-    orders = Orders([Order({"do": "talk"}, 0, number, 1) for number in range(6)])
-    with pytest.raises(KeyboardInterrupt):
-        rollout.play(orders)
-    rollout.close()
-    assert len(begun) == 2
-    assert set(closed) == set(Talk.made) - set(begun)
-    Talk.hang.set()
-    assert eventually(lambda: set(closed) == set(Talk.made))
-    assert len(closed) == len(Talk.made) == 6
-
-
-def test_one_that_is_closed_while_another_thread_plays_breaks_off(chat, monkeypatch):
-    closed = closed_ones(monkeypatch)
-    rollout = make_rollout(chat, [say(chat, "and")], max_turns=10**6, max_tokens=10**9)
-    played = in_background(lambda: rollout.sample([{"do": "talk"}], seed=0))
-    assert eventually(lambda: Talk.made and Talk.made[0].history)
-    rollout.close()
-    with pytest.raises(RuntimeError, match="Talk: the rollout was closed while it played"):
-        played.result(10)
-    assert eventually(lambda: closed == Talk.made)
 
 
 # Budgets

@@ -52,7 +52,7 @@ class ClusterRollout:
         return self._own.judge(task, text)
 
     def close(self) -> None:
-        """The workers end with the run."""
+        """Closes what judges texts; the workers end with the run."""
         self._own.close()
 
     def _play(
