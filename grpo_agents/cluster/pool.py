@@ -1,18 +1,16 @@
 """The rollout workers of a run: each group is played by one of them, whatever happens to them.
 
-One thread owns all that is written here. What others ask for and what Ray answers comes to it as something to do, in
-order. A worker that dies, is silent for too long or has too much memory is replaced, and what it was playing is played
-again elsewhere: the same groups, as their seeds are the same.
+One thread owns all that is written here: what others ask for and what Ray answers are its errands. A worker that dies,
+is silent for too long or has too much memory is replaced, and what it was playing is played again elsewhere: the same
+groups, as their seeds are the same.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +19,7 @@ import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
 from grpo_agents.cluster.deaths import reason_of, unloadable
+from grpo_agents.cluster.errands import Errands
 from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.scheduler import Scheduler
 from grpo_agents.cluster.settings import ClusterConfig
@@ -32,9 +31,6 @@ from grpo_agents.rollout import Order
 from grpo_agents.trajectory import Group
 
 T = TypeVar("T")
-
-TICK_SECONDS = 0.5
-"""How often workers are looked after while nothing happens."""
 
 PULSE_SECONDS = 2.0
 """How often a worker is asked for a sign of life."""
@@ -121,19 +117,15 @@ class Pool:
         self._losses = dict.fromkeys(range(settings.workers), 0)  # in a row, without a group
         self._update: _Update | None = None
         self.arrivals = 0
-        self._replaced = self._requeued = self._missed = 0
-        self._failure: Exception | None = None
-        self._failing = threading.Lock()  # of that and of what is promised
+        self._counts: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
         self._length = 0
-        self._transfers_missed = False
         self._later: list[Callable[[], None]] = []  # once a worker is up
-        self._promises: set[Future[Any]] = set()
-        self._context: Future[int] = self._promise()
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._errands = Errands(self._look_after, "grpo-agents-pool")
+        self._context: Future[int] = self._errands.promise()
         for number in range(settings.workers):
-            self._inbox.put(partial(self._start, number))
-        self._thread = threading.Thread(target=self._run, daemon=True, name="grpo-agents-pool")
-        self._thread.start()
+            self._errands.put(partial(self._start, number))
+        self._errands.begin()
 
     def context_length(self) -> int:
         """The most tokens that every worker's engine takes; waits until all of them are up.
@@ -146,20 +138,20 @@ class Pool:
 
     def play(self, step: int, venue: Venue, orders: Sequence[Order]) -> list[Future[Group]]:
         """Has groups played; those of earlier steps begin first."""
-        promised = [_Group(venue, order, self._promise()) for order in orders]
-        self._inbox.put(partial(self._admit, step, promised))
+        promised = [_Group(venue, order, self._errands.promise()) for order in orders]
+        self._errands.put(partial(self._admit, step, promised))
         return [group.promised for group in promised]
 
     def update_weights(self, weights: NewWeights) -> Future[None]:
         """Has every worker take over weights; done when all that are there have."""
-        update = _Update(weights, self._promise())
-        self._inbox.put(partial(self._tell, update))
+        update = _Update(weights, self._errands.promise())
+        self._errands.put(partial(self._tell, update))
         return update.done
 
     def ask(self, number: int, method: str, *arguments: Any) -> Future[Any]:
         """Has one of the workers do something; where it is lost meanwhile, its successor does it."""
-        promised: Future[Any] = self._promise()
-        self._inbox.put(partial(self._ask, number, method, arguments, promised))
+        promised = self._errands.promise()
+        self._errands.put(partial(self._ask, number, method, arguments, promised))
         return promised
 
     def present(self) -> list[int]:
@@ -168,18 +160,13 @@ class Pool:
 
     def figures(self) -> dict[str, float]:
         """What happened to workers since this was asked last; nothing where nothing did."""
-        counts = {
-            "cluster/workers_replaced": self._replaced,
-            "cluster/groups_requeued": self._requeued,
-            "cluster/transfers_missed": self._missed,
-        }
-        self._replaced = self._requeued = self._missed = 0
-        return {name: float(count) for name, count in counts.items() if count}
+        counts = self._counts.copy()
+        since, self._told = counts - self._told, counts
+        return {f"cluster/{name}": float(count) for name, count in since.items()}
 
     def close(self) -> None:
         """Ends the workers."""
-        self._inbox.put(None)
-        self._thread.join()
+        self._errands.close()
         closing = [one.closing or one.actor.close.remote() for one in self._workers.values() if one.up or one.closing]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
@@ -188,44 +175,15 @@ class Pool:
 
     # In its thread
 
-    def _run(self) -> None:
-        while True:
-            try:
-                with suppress(queue.Empty):
-                    if (work := self._inbox.get(timeout=TICK_SECONDS)) is None:
-                        return
-                    work()
-                self._look_after()
-                for worker, group in self._scheduler.assign():
-                    done = partial(self._played, worker, group)
-                    self._call(worker.actor.play.remote(group.venue, group.order), done)
-            except Exception as error:  # of what no worker can do anything about
-                self._fail(error)
+    def _look_after(self) -> None:
+        """Replaces whom it has to, and deals what waits."""
+        self._look_after_workers()
+        for worker, group in self._scheduler.assign():
+            self._call(worker.actor.play.remote(group.venue, group.order), partial(self._played, worker, group))
 
     def _call(self, answer: Any, then: Callable[[Future[Any]], None]) -> None:
         """Goes on when Ray has an answer."""
-        answer.future().add_done_callback(lambda done: self._inbox.put(partial(then, done)))
-
-    def _promise(self) -> Future[Any]:
-        """Something that somebody will wait for; it ends when the pool fails, too."""
-        promised: Future[Any] = Future()
-        promised.add_done_callback(self._promises.discard)
-        with self._failing:
-            failure = self._failure
-            if failure is None:
-                self._promises.add(promised)
-        if failure is not None:
-            promised.set_exception(failure)
-        return promised
-
-    def _fail(self, error: Exception) -> None:
-        """Nobody can go on: whoever waits is told."""
-        with self._failing:
-            self._failure = self._failure or error
-            waiting = list(self._promises)
-        for promised in waiting:
-            if not promised.done():
-                promised.set_exception(error)
+        self._errands.when(answer.future(), then)
 
     def _start(self, number: int) -> None:
         worker = _Worker(number, self._make(number), time.monotonic())
@@ -256,7 +214,7 @@ class Pool:
         self._scheduler.join(worker)
         self.arrivals += 1
         for work in self._later:
-            self._inbox.put(work)
+            self._errands.put(work)
         self._later.clear()
 
     def _admit(self, step: int, groups: Sequence[_Group]) -> None:
@@ -282,7 +240,7 @@ class Pool:
             told = worker.actor.update_weights.remote(*stored.result())
             self._call(told, partial(self._taken, worker, update))
 
-        update.weights.stored().add_done_callback(lambda stored: self._inbox.put(partial(go_on, stored)))
+        self._errands.when(update.weights.stored(), go_on)
 
     def _taken(self, worker: _Worker, update: _Update, done: Future[None]) -> None:
         """A worker has the new weights."""
@@ -292,15 +250,14 @@ class Pool:
         error = done.exception()
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, TransferFailed):
-            if not self._transfers_missed:
+            if not self._counts["transfers_missed"]:
                 self._say(f"rollout worker {worker.number} has new weights from Ray's object store instead: {cause}")
-            self._missed += 1
-            self._transfers_missed = True
+            self._counts["transfers_missed"] += 1
             self._hand_to(worker, update)
             return
         if isinstance(cause, ObjectLostError) or (cause is not error and isinstance(cause, RayError)):
-            self._fail(RankLost("a machine was lost, and with it the weights of the learner"))  # no worker can help it
-            return
+            self._errands.fail(RankLost("a machine was lost, and with it the weights of the learner"))
+            return  # no worker can help it
         if self._answer(worker, done, default=True) is None:
             return
         if self._update is not None and self._update is not update:  # newer ones have come meanwhile
@@ -335,7 +292,7 @@ class Pool:
             found = self._answer(worker, done)
             if found is not None:
                 promised.set_result(found)
-            elif self._failure is None:
+            elif self._errands.failure is None:
                 self._ask(number, method, arguments, promised)
 
         self._call(getattr(worker.actor, method).remote(*arguments), answered)
@@ -346,25 +303,25 @@ class Pool:
             found = done.result()
         except RayError as error:
             if reason := unloadable(error):
-                self._fail(ValueError(f"rollout worker {worker.number}: {reason}"))
+                self._errands.fail(ValueError(f"rollout worker {worker.number}: {reason}"))
             elif not isinstance(error, RayTaskError):
                 ended = "was ended by Ray, as its machine ran out of memory"
                 self._lose(worker, ended if isinstance(error, OutOfMemoryError) else f"died{reason_of(error)}")
             elif isinstance(error.cause, EngineFailure):  # what it raised itself
                 self._lose(worker, f"says: {error.cause}")
             else:
-                self._fail(error.cause if isinstance(error.cause, Exception) else error)
+                self._errands.fail(error.cause if isinstance(error.cause, Exception) else error)
         else:
             return default if found is None else found
         return None
 
     def _lose(self, worker: _Worker, why: str) -> None:
         """Replaces a worker, unless its like were lost too often."""
-        if worker.replaced is not None or self._failure is not None:
+        if worker.replaced is not None or self._errands.failure is not None:
             return
         self._losses[worker.number] += 1
         if self._losses[worker.number] > self._settings.restarts:
-            self._fail(
+            self._errands.fail(
                 EngineFailure(
                     f"rollout worker {worker.number} was replaced {self._settings.restarts} times without a group "
                     f"between (cluster.restarts); lastly it {why}"
@@ -377,15 +334,15 @@ class Pool:
     def _replace(self, worker: _Worker, why: str, pause: float) -> None:
         """Another one in its place, so many seconds later; what it was playing is played by who has room."""
         lost = self._scheduler.leave(worker)
-        self._requeued += len(lost)
-        self._replaced += 1
+        self._counts["groups_requeued"] += len(lost)
+        self._counts["workers_replaced"] += 1
         again = f"; {len(lost)} groups are played again" if lost else ""
         self._say(f"rollout worker {worker.number} {why}. It is replaced{again}")
         worker.up, worker.replaced = False, time.monotonic() + pause
         if self._update is not None:
             self._settle(self._update, worker)
 
-    def _look_after(self) -> None:
+    def _look_after_workers(self) -> None:
         """Asks workers for a sign of life, and gives up those that gave none."""
         now = time.monotonic()
         for worker in list(self._workers.values()):

@@ -8,13 +8,11 @@ depends on its seeds and on the engine's arithmetic alone.
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -28,15 +26,13 @@ from grpo_agents.env import AgentEnv
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.rewards.preference import Preferences, check_weights
 from grpo_agents.rewards.watched import score_hiding_gold
+from grpo_agents.rollout.environments import POLL_SECONDS, Environments
 from grpo_agents.rollout.episode import Episode, Limits
 from grpo_agents.rollout.orders import Batch, Order, Orders
 from grpo_agents.rollout.settings import RolloutConfig
 from grpo_agents.rollout.truncation import apply_truncation
-from grpo_agents.threads import Abandoned, Outcome, StepThreads
+from grpo_agents.threads import Outcome
 from grpo_agents.trajectory import Group, Task, Trajectory
-
-POLL_SECONDS = 0.05
-"""How often deadlines are looked at while nothing happens."""
 
 _Inbox = queue.SimpleQueue[Completion | EngineFailure | Outcome]
 
@@ -73,7 +69,6 @@ class Rollout:
         gold: Sequence[str] = (),
         hidden: Sequence[str] = (),
     ):
-        self.make_env = make_env
         self.env_name = env_name
         self.chat = chat
         self.engine = engine
@@ -84,8 +79,7 @@ class Rollout:
         self.watched = tuple(watched)
         self.gold, self.hidden = tuple(gold), tuple(hidden)
         self._limits = Limits(config, engine.context_length)
-        self._threads = StepThreads(config.threads)
-        self._envs: list[AgentEnv] = []
+        self._environments = Environments(make_env, env_name, config.threads, config.step_timeout)
         self._sessions = 0
         self._playing = threading.Lock()
         self._closing = threading.Event()
@@ -139,7 +133,7 @@ class Rollout:
             try:
                 self._play(orders, playing, progress)
             except BaseException:
-                self._break_off([one.episode for one in playing.values()])
+                self._environments.break_off([one.episode for one in playing.values()])
                 raise
 
     def _play(self, orders: Orders, playing: dict[int, _Playing], progress: Callable[[int], None] | None) -> None:
@@ -154,7 +148,7 @@ class Rollout:
             while jobs or stepping or ready or asked:
                 if self._closing.is_set():
                     raise RuntimeError(f"{self.env_name}: the rollout was closed while it played")
-                self._threads.start(jobs, self.config.step_timeout, inbox.put, _close)
+                self._environments.start(jobs, inbox.put)
                 stepping, jobs = stepping + len(jobs), []
                 if (between_turns := orders.between_turns) is not None and not asked:
                     between_turns()
@@ -163,7 +157,7 @@ class Rollout:
                     self._submit(ready, inbox)
                     ready = []
                 ended: list[Episode] = []
-                for event in self._receive(inbox):
+                for event in self._environments.receive(inbox):
                     if isinstance(event, EngineFailure):
                         raise event
                     if isinstance(event, Outcome):
@@ -181,7 +175,7 @@ class Rollout:
                         ended.append(asked.pop(episode.session))
                 for episode in ended:
                     episode.end()
-                    self._take_back(episode)
+                    self._environments.take_back(episode.env, episode.failed)
                     group = playing.pop(episode.session).group
                     group.left -= 1
                     if not group.left:
@@ -210,19 +204,16 @@ class Rollout:
 
         Empty as well, with a warning, where the environment fails or takes longer than a step may.
         """
-        env = self._envs.pop() if self._envs else self.make_env()
+        env = self._environments.take()
 
         def job() -> Any:
             env.reset(seed=0, options={"task": task})
             return env.step(text)
 
-        inbox: _Inbox = queue.SimpleQueue()
-        self._threads.start([(env, job)], self.config.step_timeout, inbox.put, AgentEnv.close)
-        (result,) = self._results(inbox, 1)
+        result = self._environments.run(env, job)
         if isinstance(result, BaseException):
             warnings.warn(f"{self.env_name}: {text!r} could not be judged: {result!r}", stacklevel=2)
             return {}
-        self._envs.append(env)
         _, _, terminated, _, info = result
         return info["rewards"] if terminated else {}
 
@@ -239,38 +230,15 @@ class Rollout:
             return
         try:
             self._closing.clear()
-            envs, self._envs = self._envs, []
-            inbox: _Inbox = queue.SimpleQueue()
-            self._threads.start([(None, env.close) for env in envs], self.config.step_timeout, inbox.put)
-            results = self._results(inbox, len(envs), time.monotonic() + self.config.step_timeout)
-            self._threads.give_up()
-            self._threads.close()
+            self._environments.close()
         finally:
             self._playing.release()
-        failed = [result for result in results if isinstance(result, BaseException)]
-        if left := len(envs) - len(results) + len(failed):
-            why = repr(failed[0]) if failed else f"not within {self.config.step_timeout:g} s (rollout.step_timeout)"
-            warnings.warn(f"{self.env_name}: {left} of {len(envs)} environments were not closed: {why}", stacklevel=2)
-
-    def _take_back(self, episode: Episode) -> None:
-        """Keeps an environment for another episode, or has it closed; one that hangs closes when it returns."""
-        if episode.failed is None:
-            self._envs.append(episode.env)
-        elif not isinstance(episode.failed, Abandoned):
-            self._threads.start([(episode, episode.env.close)], self.config.step_timeout, lambda _: None)
-
-    def _break_off(self, episodes: Sequence[Episode]) -> None:
-        """Takes back the environments of episodes that do not go on; one that is at work closes when it returns."""
-        at_work = self._threads.give_up()
-        for episode in episodes:
-            if not any(episode is one for one in at_work):
-                self._take_back(episode)
 
     def _set_up(self, orders: Sequence[Order], playing: dict[int, _Playing]) -> list[tuple[Episode, Callable[[], Any]]]:
         """Makes the episodes of new groups; gives the jobs that begin them."""
         jobs = []
         for order in orders:
-            envs = [self._envs.pop() if self._envs else self.make_env() for _ in range(order.size)]
+            envs = [self._environments.take() for _ in range(order.size)]
             preferences = self.preferences or envs[0].preferences
             drawn = (
                 preferences.draw(np.random.default_rng([order.seed, order.number])) if preferences is not None else {}
@@ -312,21 +280,6 @@ class Rollout:
         for sampling, episodes in groupby(ready, key=lambda episode: episode.sampling):
             self.engine.submit([episode.request() for episode in episodes], sampling, inbox.put)
 
-    def _receive(self, inbox: _Inbox) -> Iterator[Completion | EngineFailure | Outcome]:
-        """What has come in, waiting a moment for the first of it."""
-        with suppress(queue.Empty):
-            yield inbox.get(timeout=POLL_SECONDS)
-        self._threads.abandon_late()
-        for _ in range(inbox.qsize()):
-            yield inbox.get()
-
-    def _results(self, inbox: _Inbox, count: int, deadline: float = math.inf) -> list[Any]:
-        """What so many jobs of no episode return or raise until then, of ``time.monotonic``, in no order."""
-        results: list[Any] = []
-        while len(results) < count and time.monotonic() < deadline:
-            results += [event.result for event in self._receive(inbox) if isinstance(event, Outcome)]
-        return results
-
     def _observe(self, episode: Episode, outcome: Any) -> bool:
         """Records what an environment answered; False where that ends the episode."""
         return episode.begin(outcome, self.chat) if episode.conversation is None else episode.observe(outcome)
@@ -347,8 +300,3 @@ class _Playing:
 
     episode: Episode
     group: _Group
-
-
-def _close(episode: Episode) -> None:
-    """Closes an environment that had been given up, in the thread in which it hung."""
-    episode.env.close()

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import pytest
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
+from grpo_agents.cluster import errands
 from grpo_agents.cluster import pool as module
 from grpo_agents.cluster.engine import ClusterEngine
 from grpo_agents.cluster.pool import Pool, outcome
@@ -59,7 +60,7 @@ class Stage:
 
     def __init__(self, monkeypatch, patience=60.0, close_seconds=60.0, **settings):
         self.made, self.killed, self.said, self.numbers = [], [], [], []
-        monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+        monkeypatch.setattr(errands, "TICK_SECONDS", 0.01)
         monkeypatch.setattr(module, "PULSE_SECONDS", 0.02)
         monkeypatch.setattr(module, "PAUSE_SECONDS", 0.05)
         monkeypatch.setattr(module, "CLOSE_SECONDS", close_seconds)
@@ -107,8 +108,7 @@ def stage(monkeypatch):
 
     yield make
     for one in stages:
-        one.pool._inbox.put(None)
-        one.pool._thread.join()
+        one.pool._errands.close()
 
 
 def group_of(order):
@@ -268,7 +268,7 @@ def test_a_learner_that_is_lost_during_a_probe_is_the_learners_loss(stage):
     engine, heard = ClusterEngine(one.pool, collective=False), []
     engine.submit([Request(0, [1, 2], 3, 0)], Sampling(1.0), heard.append)
     one.until(lambda: one.made[0].complete.calls)
-    one.pool._fail(RankLost("a machine was lost"))
+    one.pool._errands.fail(RankLost("a machine was lost"))
     one.until(lambda: heard)
     assert isinstance(heard[0], RankLost)
 
