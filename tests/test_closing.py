@@ -78,6 +78,17 @@ def test_one_that_raised_is_closed_at_once_and_one_that_hangs_when_it_returns(ch
     assert closed == Talk.made
 
 
+@pytest.mark.parametrize("do", ["raise in step", "hang in step"])
+def test_one_in_which_a_text_could_not_be_judged_is_closed(chat, monkeypatch, do):
+    closed = closed_ones(monkeypatch)
+    rollout = make_rollout(chat, [], step_timeout=0.5)
+    with pytest.warns(UserWarning, match="could not be judged"):
+        rollout.judge({"do": do}, "bye")
+    Talk.hang.set()
+    assert eventually(lambda: closed == Talk.made)
+    rollout.close()
+
+
 def test_what_breaks_off_leaves_no_environment_open_and_begins_nothing_more(chat, monkeypatch):
     """Two are at work, one has had its turn, the others wait for a thread."""
     closed = closed_ones(monkeypatch)

@@ -100,12 +100,12 @@ def test_groups_in_order_with_seeds_of_their_own(chat):
     [
         ("raise in reset", "error", r"^Talk reset: ValueError: no such world$"),
         ("raise in step", "error", r"^Talk step 1: RuntimeError: it broke$"),
-        ("hang in reset", "deadline", r"^Talk reset: still running after 0\.2 s \(rollout\.step_timeout\)$"),
-        ("hang in step", "deadline", r"^Talk step 1: still running after 0\.2 s \(rollout\.step_timeout\)$"),
+        ("hang in reset", "deadline", r"^Talk reset: still running after 0\.6 s \(rollout\.step_timeout\)$"),
+        ("hang in step", "deadline", r"^Talk step 1: still running after 0\.6 s \(rollout\.step_timeout\)$"),
     ],
 )
 def test_an_environment_in_trouble_harms_nobody_else(chat, do, reason, error):
-    rollout = make_rollout(chat, [say(chat, "hm"), say(chat, "bye")], group_size=2, step_timeout=0.2, threads=2)
+    rollout = make_rollout(chat, [say(chat, "hm"), say(chat, "bye")], group_size=2, step_timeout=0.6, threads=2)
     groups = rollout.sample([{"do": "talk"}, {"do": do}, {"do": "talk"}], seed=0)
     for trajectory in groups[1].trajectories:
         assert trajectory.stop_reason == reason
@@ -208,14 +208,13 @@ def test_the_context_fills_up(chat):
 
 
 def test_the_episode_runs_out_of_time(chat):
-    rollout = make_rollout(chat, [say(chat, "on")], episode_timeout=0.2, max_turns=50)
+    rollout = make_rollout(chat, [say(chat, "on")], episode_timeout=0.5, max_turns=50)
     trajectory = one(rollout, "slow")
     assert trajectory.stop_reason == "deadline"
-    assert "longer than 0.2 s" in trajectory.error
+    assert "longer than 0.5 s" in trajectory.error
     assert trajectory.rewards == {"outcome": None}  # whoever was slow, it was no budget of the policy's
-    assert len(trajectory.steps) == 2
-    assert trajectory.seconds > 0.29
-    assert trajectory.steps[0].seconds > 0.14
+    assert 0.14 < trajectory.steps[0].seconds
+    assert sum(step.seconds for step in trajectory.steps[:-1]) < 0.5 < trajectory.seconds
 
 
 def test_the_environment_may_cut_an_episode_itself(chat):
@@ -243,7 +242,7 @@ def test_what_becomes_of_what_is_cut_short(chat, choice):
 @pytest.mark.parametrize("choice", ["mask", "worst"])
 @pytest.mark.parametrize("do", ["raise in step", "hang in step"])
 def test_an_error_of_ours_is_never_scored_as_the_policys(chat, choice, do):
-    trajectory = one(make_rollout(chat, [say(chat, "on")], truncated=choice, step_timeout=0.2), do)
+    trajectory = one(make_rollout(chat, [say(chat, "on")], truncated=choice, step_timeout=0.6), do)
     assert (trajectory.rewards, trajectory.masked) == ({"outcome": None}, False)
 
 
@@ -281,7 +280,7 @@ def test_a_text_is_judged_by_an_episode_of_one_message(chat):
 
 @pytest.mark.parametrize("do", ["raise in reset", "raise in step", "hang in step"])
 def test_what_cannot_be_judged_is_said_and_harms_nobody(chat, do):
-    with closing(make_rollout(chat, [], step_timeout=0.3)) as rollout:
+    with closing(make_rollout(chat, [], step_timeout=0.6)) as rollout:
         with pytest.warns(UserWarning, match="'bye' could not be judged"):
             assert rollout.judge({"do": do}, "bye") == {}
         assert rollout.judge({"do": "talk"}, "bye") == {"outcome": 1.0}

@@ -89,11 +89,11 @@ def test_a_job_that_hangs_is_abandoned_and_the_others_finish(count, release):
         (lambda: release.wait(60)) if number in (0, 1, 5) else (lambda number=number: number) for number in range(9)
     ]
     began = time.monotonic()
-    found = run(threads, jobs, 0.2)
-    assert time.monotonic() - began < 3
+    found = run(threads, jobs, 0.6)
+    assert time.monotonic() - began < 10
     assert [number for number, one in enumerate(found) if isinstance(one, Abandoned)] == [0, 1, 5]
     assert [one for one in found if not isinstance(one, Abandoned)] == [2, 3, 4, 6, 7, 8]
-    assert "still running after 0.2 s" in str(found[0])
+    assert "still running after 0.6 s" in str(found[0])
     assert run(threads, [lambda: 1, lambda: 2], 5.0) == [1, 2]  # and it goes on
     threads.close()
 
@@ -107,7 +107,7 @@ def test_a_job_that_ends_after_its_deadline_changes_nothing(release):
         late.set()
         return "late"
 
-    found = run(threads, [job, lambda: "in time"], 0.1)
+    found = run(threads, [job, lambda: "in time"], 0.5)
     release.set()
     assert late.wait(5)
     time.sleep(0.02)
@@ -122,7 +122,7 @@ def test_a_job_that_hangs_keeps_no_other_of_its_wave_in_memory(release):
     threads, inbox = StepThreads(2), queue.SimpleQueue()
     others = [lambda: None for _ in range(5)]
     seen = [weakref.ref(job) for job in others]
-    threads.start([(None, lambda: release.wait(60)), *((job, job) for job in others)], 0.05, inbox.put)
+    threads.start([(None, lambda: release.wait(60)), *((job, job) for job in others)], 0.5, inbox.put)
     del others
     results = []
     while len(results) < 6:
@@ -138,7 +138,7 @@ def test_a_job_that_hangs_keeps_no_other_of_its_wave_in_memory(release):
 def test_the_clock_of_a_job_starts_when_it_starts():
     """Ten jobs of 0.05 s on one thread take longer together than the timeout of each."""
     threads = StepThreads(1)
-    found = run(threads, [lambda: time.sleep(0.05)] * 10, 0.3)
+    found = run(threads, [lambda: time.sleep(0.05)] * 10, 0.4)
     assert found == [None] * 10
     threads.close()
 

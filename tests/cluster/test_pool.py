@@ -157,7 +157,7 @@ def test_what_a_lost_worker_played_is_played_by_another(stage):
 
 
 def test_one_that_gives_no_sign_of_life_is_replaced(stage):
-    one = stage(patience=0.3)
+    one = stage(patience=1.0)
     one.start(0, 1)
     silent = one.made[1]
 
@@ -167,7 +167,7 @@ def test_one_that_gives_no_sign_of_life_is_replaced(stage):
 
     one.until(silent_is_gone)
     assert one.killed == [silent]
-    assert one.said == ["rollout worker 1 gave no sign of life for 0.3 s (engine.patience). It is replaced"]
+    assert one.said == ["rollout worker 1 gave no sign of life for 1 s (engine.patience). It is replaced"]
 
 
 @pytest.mark.parametrize(("pulse", "why"), [

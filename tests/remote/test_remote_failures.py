@@ -94,10 +94,10 @@ def test_many_sessions_play_at_once_each_for_itself():
 
 
 def test_a_step_past_its_deadline_is_given_up_and_the_place_kept_until_it_returns():
-    with served(Trouble, limits=Limits(sessions=1, step_timeout=0.2)) as url:
+    with served(Trouble, limits=Limits(sessions=1, step_timeout=0.6)) as url:
         env = talking(make_env(url))
         with pytest.raises(
-            RemoteFailure, match=r"no answer within 0.2 s. Give it more time \(serve-env --step-timeout\)"
+            RemoteFailure, match=r"no answer within 0.6 s. Give it more time \(serve-env --step-timeout\)"
         ):
             env.step("hang")
         with pytest.raises(RemoteFailure, match="all 1 sessions are taken"):
@@ -109,17 +109,17 @@ def test_a_step_past_its_deadline_is_given_up_and_the_place_kept_until_it_return
 
 def test_a_client_that_waits_no_longer_says_so():
     with served(Trouble) as url:
-        env = talking(make_env(url, timeout=0.3))
-        with pytest.raises(RemoteFailure, match=r"no answer to a step within 0.3 s.*\(env.options.timeout\)"):
+        env = talking(make_env(url, timeout=0.6))
+        with pytest.raises(RemoteFailure, match=r"no answer to a step within 0.6 s.*\(env.options.timeout\)"):
             env.step("hang")
         Trouble.hang.set()
 
 
 def test_an_idle_session_ends_and_the_next_reset_begins_another():
-    with served(Trouble, limits=Limits(idle_timeout=0.1)) as url:
+    with served(Trouble, limits=Limits(idle_timeout=0.5)) as url:
         env = talking(make_env(url))
         assert eventually(lambda: Trouble.closed)
-        with pytest.raises(SessionLost, match=r"idle for 0.1 s \(serve-env --idle-timeout\)"):
+        with pytest.raises(SessionLost, match=r"idle for 0.5 s \(serve-env --idle-timeout\)"):
             env.step("and")
         assert env.reset(seed=1)[0] == make_env(url).reset(seed=1)[0]
 
