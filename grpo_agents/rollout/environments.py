@@ -68,7 +68,7 @@ class Environments:
     def run(self, env: AgentEnv, job: Callable[[], Any]) -> Any:
         """Has one do something for no episode, and takes it back; gives what that returned, or what it raised."""
         inbox: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self._threads.start([(env, job)], self.timeout, inbox.put, AgentEnv.close)
+        self._threads.start([(env, job)], self.timeout, inbox.put, lambda env: env.close())
         (result,) = self._results(inbox, 1)
         self.take_back(env, result if isinstance(result, BaseException) else None)
         return result
