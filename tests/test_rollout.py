@@ -213,8 +213,28 @@ def test_the_episode_runs_out_of_time(chat):
     assert trajectory.stop_reason == "deadline"
     assert "longer than 0.5 s" in trajectory.error
     assert trajectory.rewards == {"outcome": None}  # whoever was slow, it was no budget of the policy's
-    assert 0.14 < trajectory.steps[0].seconds
+    assert trajectory.steps[0].seconds > 0.14
     assert sum(step.seconds for step in trajectory.steps[:-1]) < 0.5 < trajectory.seconds
+
+
+def test_an_environment_that_is_never_made_ends_the_run_with_a_message(chat):
+    class Stuck(Talk):
+        def __init__(self, **settings):
+            self.hang.wait(60)
+            super().__init__(**settings)
+
+    rollout = make_rollout(chat, [say(chat, "bye")], env=Stuck, episode_timeout=0.3)
+    with pytest.raises(RuntimeError, match=r"^Talk: an environment was not made within 0\.3 s \(rollout\.episode_time"):
+        one(rollout)
+    rollout.close()
+
+
+def test_what_making_an_environment_raises_is_raised(chat):
+    def make():
+        raise TimeoutError("the browser did not answer")
+
+    with pytest.raises(TimeoutError, match="the browser did not answer"):
+        one(make_rollout(chat, [say(chat, "bye")], env=make))
 
 
 def test_the_environment_may_cut_an_episode_itself(chat):

@@ -7,9 +7,11 @@ import queue
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from grpo_agents.background import in_background
 from grpo_agents.env import AgentEnv
 from grpo_agents.rollout.episode import Episode
 from grpo_agents.threads import Abandoned, Outcome, StepThreads
@@ -28,18 +30,32 @@ class Environments:
         name: What they are called.
         threads: How many are stepped at once.
         timeout: Seconds that a step may take (``rollout.step_timeout``).
+        patience: Seconds that making one may take (``rollout.episode_timeout``).
     """
 
-    def __init__(self, make: Callable[[], AgentEnv], name: str, threads: int, timeout: float):
+    def __init__(self, make: Callable[[], AgentEnv], name: str, threads: int, timeout: float, patience: float):
         self.name = name
         self.timeout = timeout
         self._make = make
+        self._patience = patience
         self._threads = StepThreads(threads)
         self._idle: list[AgentEnv] = []
 
     def take(self) -> AgentEnv:
-        """One that is idle, or a new one."""
-        return self._idle.pop() if self._idle else self._make()
+        """One that is idle, or a new one.
+
+        Raises:
+            RuntimeError: It takes too long to make one.
+        """
+        if self._idle:
+            return self._idle.pop()
+        made = in_background(self._make)
+        if not wait([made], self._patience).done:
+            raise RuntimeError(
+                f"{self.name}: an environment was not made within {self._patience:g} s (rollout.episode_timeout): look "
+                "at what its __init__ waits for"
+            )
+        return made.result()
 
     def take_back(self, env: AgentEnv, failed: BaseException | None = None) -> None:
         """Keeps one for another episode; has it closed where it failed. One that hangs closes when it returns."""

@@ -79,7 +79,9 @@ class Rollout:
         self.watched = tuple(watched)
         self.gold, self.hidden = tuple(gold), tuple(hidden)
         self._limits = Limits(config, engine.context_length)
-        self._environments = Environments(make_env, env_name, config.threads, config.step_timeout)
+        self._environments = Environments(
+            make_env, env_name, config.threads, config.step_timeout, config.episode_timeout
+        )
         self._sessions = 0
         self._playing = threading.Lock()
         self._closing = threading.Event()
@@ -126,7 +128,7 @@ class Rollout:
 
         Raises:
             EngineFailure: The engine cannot go on; what is under way is lost.
-            RuntimeError: It was closed meanwhile.
+            RuntimeError: It was closed meanwhile, or it takes too long to make an environment.
         """
         playing: dict[int, _Playing] = {}  # by session
         with self._playing:

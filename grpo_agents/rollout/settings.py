@@ -34,7 +34,9 @@ class RolloutConfig(Section):
     max_tokens: int = Field(default=4096, ge=1, description="Tokens the policy may write in one episode.")
     step_timeout: float = Field(default=60.0, gt=0, description="Seconds one step of an environment may take.")
     episode_timeout: float = Field(
-        default=1800.0, gt=0, description="Seconds one episode may take; one that takes longer is left out of learning."
+        default=1800.0,
+        gt=0,
+        description="Seconds one episode may take, or the making of its environment; one that takes longer is left out of learning.",
     )
     threads: int = Field(default=32, ge=1, description="Environments stepped at once.")
     truncated: Literal["keep", "mask", "worst"] = Field(
