@@ -334,6 +334,11 @@ class Config(Section):
                 f"cluster.kind is 'ray', whose workers have engines of their own, and engine.backend is "
                 f"{self.engine.backend!r}. Use 'vllm' or 'transformers', or leave [cluster] out"
             )
+        if self.learner.optimizer.name == "adamw8bit" and self.cluster.learner_ranks > 1:
+            raise ValueError(
+                "learner.optimizer.name is 'adamw8bit', which works in one process alone, and cluster.learner_ranks is "
+                f"{self.cluster.learner_ranks}. Use 'adamw' or 'muon'."
+            )
         if self.reward_model is not None and self.reward_model.retrain_every:
             raise ValueError(
                 "reward_model.retrain_every: on a cluster rewards are computed by the workers, whose reward models "

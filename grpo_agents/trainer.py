@@ -9,7 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -153,7 +153,8 @@ class Trainer:
             self.stop = stop
             self.display.begin(self.start, self.folder.read_metrics())
             if isinstance(self.source, FrozenSource) and self.start == 0:
-                self._fill(self.source, stop)
+                with self._saved_if_preempted(0, stop):
+                    self._fill(self.source, stop)
             for step in range(self.start, steps):
                 with self._saved_if_preempted(step, stop):
                     self._sync_if_due(step)
@@ -166,7 +167,7 @@ class Trainer:
                     file = self.folder.trajectory_file("train", step)
                     store.write(file, groups, step=step, phase="train", scoring=self.parts.scoring)
                 failed = self._check_batch(step, groups)
-                with self._engine_meanwhile(step + 1):
+                with self._engine_meanwhile(step + 1, stop):
                     figures |= self._learn(groups, step) | self._teach_reward_model(groups, step)
                 figures["seconds/step"] = time.perf_counter() - began
                 figures |= self.alarms.look(step, figures, failed=failed, not_finite=self.learner.counts["not_finite"])
@@ -217,10 +218,11 @@ class Trainer:
                 raise self.stopped("before learning began", stop)
 
     @contextmanager
-    def _engine_meanwhile(self, step: int) -> Iterator[None]:
+    def _engine_meanwhile(self, step: int, stop: Stop) -> Iterator[None]:
         """What the engine does while the learner works: it sleeps, or samples the batch of the next step.
 
-        So its weights are exactly one step old, whatever takes how long; they change only when it is done.
+        So its weights are exactly one step old, whatever takes how long; they change only when it is done. SIGTERM does
+        not wait for it: a resume samples it anew.
         """
         if not self.config.samples:
             yield
@@ -230,9 +232,14 @@ class Trainer:
         elif step == self.config.train.steps:
             yield
         else:
+            counts = self.state.counts
             ahead = in_background(lambda: self.source.batch(step))
             yield
-            self._ahead = ahead.result()
+            try:
+                with nullcontext() if ahead.done() else stop.repeatable():
+                    self._ahead = ahead.result()
+            except Preempted:
+                self.state.counts = counts
 
     def _learn(self, groups: list[Group], step: int) -> Figures:
         """One batch's updates."""

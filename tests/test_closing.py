@@ -89,6 +89,78 @@ def test_one_in_which_a_text_could_not_be_judged_is_closed(chat, monkeypatch, do
     rollout.close()
 
 
+def test_one_that_waits_for_a_group_that_cannot_begin_is_closed(chat, monkeypatch):
+    """Neither those that were made before another could not be, nor those of a task that cannot be varied."""
+    closed, fails = closed_ones(monkeypatch), [ValueError("no third one")]
+
+    def make():
+        if len(Talk.made) == 2 and fails:
+            raise fails.pop()
+        return Talk()
+
+    rollout = make_rollout(chat, [say(chat, "bye")], env=make, group_size=3)
+    with pytest.raises(ValueError, match="no third one"):
+        rollout.sample([{"do": "talk"}], seed=0)
+    monkeypatch.setattr(Talk, "vary", lambda env, task, rng: task["none"])
+    with pytest.raises(KeyError, match="none"):
+        rollout.sample([{"do": "talk"}], seed=0)
+    rollout.close()
+    assert sorted(map(id, closed)) == sorted(map(id, Talk.made))
+    assert len(Talk.made) == 3
+
+
+def test_one_that_is_made_too_late_is_closed(chat, monkeypatch):
+    closed = closed_ones(monkeypatch)
+
+    def make():
+        Talk.hang.wait(60)
+        return Talk()
+
+    rollout = make_rollout(chat, [say(chat, "bye")], env=make, episode_timeout=0.2)
+    with pytest.raises(TimeoutError, match="was not made within"):
+        rollout.sample([{"do": "talk"}], seed=0)
+    Talk.hang.set()
+    assert eventually(lambda: len(closed) == 1)
+
+
+def test_one_that_raised_is_closed_although_its_rollout_breaks_off(chat, monkeypatch):
+    """Its closing waits until nothing else is under way."""
+    closed, over = [], threading.Event()
+    monkeypatch.setattr(Talk, "close", lambda env: over.wait(60) and closed.append(env))
+
+    class Orders(Batch):
+        def hand_back(self, order, group):
+            raise KeyboardInterrupt
+
+    rollout = make_rollout(chat, [say(chat, "bye")], threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        rollout.play(Orders([Order({"do": "raise in step"}, 0, 0, 1)]))
+    over.set()
+    rollout.close()
+    assert closed == Talk.made
+    assert len(Talk.made) == 1
+
+
+def test_what_is_being_made_when_its_rollout_is_closed_is_closed_later(chat, monkeypatch):
+    closed = closed_ones(monkeypatch)
+
+    def make():
+        begun.set()
+        Talk.hang.wait(60)
+        return Talk()
+
+    begun = threading.Event()
+    rollout = make_rollout(chat, [say(chat, "bye")], env=make, group_size=2, step_timeout=0.3)
+    played = in_background(lambda: rollout.sample([{"do": "talk"}], seed=0))
+    assert begun.wait(10)
+    with pytest.warns(UserWarning, match="or the making of an environment, holds up what is played"):
+        rollout.close()
+    Talk.hang.set()
+    with pytest.raises(RuntimeError, match="Talk: the rollout was closed while it played"):
+        played.result(10)
+    assert eventually(lambda: len(closed) == 2)
+
+
 def test_what_breaks_off_leaves_no_environment_open_and_begins_nothing_more(chat, monkeypatch):
     """Two are at work, one has had its turn, the others wait for a thread."""
     closed = closed_ones(monkeypatch)

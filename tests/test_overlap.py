@@ -1,6 +1,8 @@
 """The engine between two batches: it sleeps, or samples one step ahead, and when that took place never shows."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,6 +18,8 @@ from grpo_agents.config import save_config
 from grpo_agents.engines import EngineFailure
 from grpo_agents.engines.transformers import TransformersEngine
 from grpo_agents.learner.learner import Learner
+from grpo_agents.run_state import RunState
+from grpo_agents.stopping import Preempted
 from grpo_agents.trainer import Trainer, resume, train
 from runs import grpo, interrupt_at, left_behind, rows_of, steps_of
 
@@ -126,6 +130,36 @@ def test_after_ctrl_c_it_goes_on_with_the_batch_that_was_sampled_ahead(overlappe
     assert (folder / "checkpoints" / f"step-{step + 1:06d}" / "ahead.parquet").exists()
     resume(folder)
     assert left_behind(folder) == left_behind(overlapped)
+
+
+def test_sigterm_does_not_wait_for_the_batch_that_is_sampled_ahead(warm, tmp_path, monkeypatch):
+    """Resumed, the run samples it anew, with weights that are younger."""
+    folder, saved, learn, save = tmp_path / "run", threading.Event(), Learner.learn, RunState.save
+
+    class Waiting(TransformersEngine):
+        def submit(self, requests, sampling, deliver):
+            if threading.current_thread() is not threading.main_thread():
+                assert saved.wait(60)
+            super().submit(requests, sampling, deliver)
+
+    def learn_and_terminate(self, *args, **settings):
+        if not saved.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learn(self, *args, **settings)
+
+    def save_and_go_on(self, *args):
+        save(self, *args)
+        saved.set()
+
+    sample_apart(monkeypatch, Waiting)
+    monkeypatch.setattr(Learner, "learn", learn_and_terminate)
+    monkeypatch.setattr(RunState, "save", save_and_go_on)
+    with pytest.raises(Preempted, match="stopped after step 1; "):
+        train(grpo(folder, warm, **{**OVERLAP, "train.steps": 3, "eval.every": 3}))
+    assert not (folder / "checkpoints" / "step-000001" / "ahead.parquet").exists()
+    resume(folder)
+    assert versions(folder, "train") == [{0}, {1}, {1}]
+    assert steps_of(rows_of(folder), False) == [0, 1, 2]
 
 
 class Failing(TransformersEngine):

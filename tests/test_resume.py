@@ -13,6 +13,7 @@ from grpo_agents.learner.learner import Learner
 from grpo_agents.periodic_evaluation import PeriodicEvaluation
 from grpo_agents.report.run_pictures import draw_run
 from grpo_agents.rollout import Rollout
+from grpo_agents.rollout.environments import Environments
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.run_state import RunState
 from grpo_agents.sources import PolicySource
@@ -36,7 +37,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(unbroken, warm, tm
 
 
 WORK = {
-    "sampling": (Rollout, "_receive", 2),  # while the first episodes of the third step are under way
+    "sampling": (Environments, "receive", 2),  # while the first episodes of the third step are under way
     "what was sampled": (PolicySource, "batch", 3),
     "evaluating": (PeriodicEvaluation, "run", 4),
     "learning": (Learner, "learn", 3),
@@ -71,6 +72,20 @@ def test_sigterm_saves_at_once_what_is_done_and_the_run_ends_as_the_unbroken_one
     assert (folder / "checkpoints" / f"step-{done:06d}" / "manifest.json").exists()
     resume(folder)
     assert left_behind(folder) == left_behind(unbroken)
+
+
+def test_sigterm_while_frozen_groups_are_sampled_leaves_them_in_their_middle(warm, tmp_path, monkeypatch):
+    """What a folder has of them by then is kept: see test_sources.py."""
+    play = Rollout.play
+
+    def play_and_terminate(self, *args, **settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return play(self, *args, **settings)
+
+    monkeypatch.setattr(Rollout, "play", play_and_terminate)
+    config = grpo(tmp_path / "run", warm, **{"source.kind": "frozen", "method": "{name = 'dpo'}"})
+    with pytest.raises(Preempted, match=r"stopped after step 0; .*train --resume"):
+        train(config)
 
 
 @pytest.mark.parametrize("settings", [

@@ -224,7 +224,7 @@ def test_an_environment_that_is_never_made_ends_the_run_with_a_message(chat):
             super().__init__(**settings)
 
     rollout = make_rollout(chat, [say(chat, "bye")], env=Stuck, episode_timeout=0.3)
-    with pytest.raises(RuntimeError, match=r"^Talk: an environment was not made within 0\.3 s \(rollout\.episode_time"):
+    with pytest.raises(TimeoutError, match=r"^Talk: an environment was not made within 0\.3 s \(rollout\.episode_time"):
         one(rollout)
     rollout.close()
 
@@ -305,6 +305,17 @@ def test_what_cannot_be_judged_is_said_and_harms_nobody(chat, do):
             assert rollout.judge({"do": do}, "bye") == {}
         assert rollout.judge({"do": "talk"}, "bye") == {"outcome": 1.0}
         assert len(Talk.made) == 2  # what failed is in a state that nobody knows
+
+
+def test_a_text_for_which_no_environment_can_be_made_is_not_judged(chat):
+    def make():
+        raise OSError("no browser here")
+
+    with (
+        closing(make_rollout(chat, [], env=make)) as rollout,
+        pytest.warns(UserWarning, match="'bye' could not be judged: OSError"),
+    ):
+        assert rollout.judge({"do": "talk"}, "bye") == {}
 
 
 def test_a_preference_is_shared_by_a_group_and_shown(chat):

@@ -25,8 +25,14 @@ if TYPE_CHECKING:
     from grpo_agents.config import Config
     from grpo_agents.rollout import Rollout
 
+AT_ONCE = 2.0
+"""Seconds in which Ray reserves what is free."""
+
 PATIENCE = 60.0
 """Seconds to wait for machines that are there but in use."""
+
+QUESTIONS = 100
+"""So many may be under way at a worker beside the groups that it plays: signs of life, weights, probes, scores."""
 
 
 class Cluster:
@@ -46,11 +52,11 @@ class Cluster:
         self.config = config
         self._leave = leave
         with ExitStack() as undo:
-            self._reserve(undo, learning=learning)
+            self._reserve(undo, say, learning=learning)
             self._start_workers(undo, say)
             self._undo = undo.pop_all()
 
-    def _reserve(self, undo: ExitStack, *, learning: bool) -> None:
+    def _reserve(self, undo: ExitStack, say: Callable[[str], None], *, learning: bool) -> None:
         """Takes the machines; notes what is to be undone in the end, or where something fails."""
         settings = self.config.cluster
         witness = Witness(
@@ -67,7 +73,7 @@ class Cluster:
         self._ranks = settings.learner_ranks if learning else 0
         self._bundles = [learner] * self._ranks + [worker] * settings.workers
         check_room(self._bundles, self._ranks, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        self._group = _reserve(self._bundles)
+        self._group = _reserve(self._bundles, say)
         undo.callback(remove_placement_group, self._group)
         self._collective = settings.weights == "collective" or (
             settings.weights == "auto" and has_own_gpu(learner) and has_own_gpu(worker)
@@ -75,12 +81,13 @@ class Cluster:
 
     def _start_workers(self, undo: ExitStack, say: Callable[[str], None]) -> None:
         config, settings = self.config, self.config.cluster
+        self._at_once = max(1, config.engine.max_rows // config.rollout.group_size)
         self._begin = (config.model_dump(mode="json"), os.getcwd(), versions())
         self.pool = Pool(
             self._make_worker,
             self._begin,
             settings,
-            at_once=max(1, config.engine.max_rows // config.rollout.group_size),
+            at_once=self._at_once,
             most_hanging=config.alarms.hanging,
             patience=config.engine.patience,
             say=say,
@@ -109,9 +116,9 @@ class Cluster:
             self._leave()
 
     def _make_worker(self, number: int) -> Any:
-        return self._make(WorkerActor, self._ranks + number)
+        return self._make(WorkerActor, self._ranks + number, max_concurrency=self._at_once + QUESTIONS)
 
-    def _make(self, kind: type, place: int) -> Any:
+    def _make(self, kind: type, place: int, **options: Any) -> Any:
         """An actor at one place of what is reserved."""
         bundle = self._bundles[place]
         return (
@@ -122,6 +129,7 @@ class Cluster:
                 max_restarts=0,
                 enable_task_events=False,  # Ray's head node would keep a record of every call
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, place),
+                **options,
             )
             .remote()
         )
@@ -131,13 +139,16 @@ def _address() -> str:
     return ray.get_runtime_context().gcs_address
 
 
-def _reserve(bundles: Sequence[Bundle]) -> PlacementGroup:
+def _reserve(bundles: Sequence[Bundle], say: Callable[[str], None]) -> PlacementGroup:
     """Reserves room for every process, all or nothing.
 
     Raises:
         ValueError: The machines are in use.
     """
     group = placement_group(list(bundles), strategy="PACK")
+    if group.wait(AT_ONCE):
+        return group
+    say(f"others use the Ray cluster at {_address()}: waiting for {PATIENCE:g} s")
     if not group.wait(PATIENCE):
         remove_placement_group(group)
         free = ", ".join(amounts(ray.available_resources()))

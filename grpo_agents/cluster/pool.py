@@ -195,6 +195,7 @@ class Pool:
         if worker.replaced is not None or (loaded := self._answer(worker, done)) is None:
             return
         length, pulse = loaded
+        self._pass_on(worker, pulse)
         if self._outgrows(pulse):
             raise ValueError(
                 f"cluster.worker_memory_gib is {self._settings.worker_memory_gib:g}, and rollout worker "
@@ -373,13 +374,17 @@ class Pool:
         most = self._settings.worker_memory_gib
         return most is not None and pulse.memory > most * 2**30
 
+    def _pass_on(self, worker: _Worker, pulse: Pulse) -> None:
+        """Says what a worker's engine and models said."""
+        for line in pulse.said:
+            self._say(f"rollout worker {worker.number}: {line}")
+
     def _heard(self, worker: _Worker, done: Future[Pulse]) -> None:
         pulse = self._answer(worker, done)
         if pulse is None:
             return
         worker.asked, worker.heard = None, time.monotonic()
-        for line in pulse.said:
-            self._say(f"rollout worker {worker.number}: {line}")
+        self._pass_on(worker, pulse)
         others = [other for other in self._workers.values() if other is not worker]
         if worker.retiring or not all(other.up and not other.retiring for other in others):
             return  # one after the other: somebody goes on playing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Bundle = dict[str, float]
 """What one process takes of one machine: CPU, GPU."""
@@ -36,18 +36,31 @@ def check_room(bundles: Sequence[Bundle], ranks: int, nodes: Sequence[Mapping[st
     asked = [f"{len(bundles) - ranks} rollout workers of {' and '.join(amounts(bundles[-1]))} each"]
     if ranks:
         asked.insert(0, f"{ranks} ranks of the learner of {' and '.join(amounts(bundles[0]))} each")
-    fewer = range(ranks + 1, len(bundles))
-    fitting = bisect_left(fewer, True, key=lambda count: not _fit(bundles[:count], nodes))
-    fits = (
-        f"At most cluster.workers = {fitting} fit"
-        if fitting
-        else "Not even one worker fits: ask for less with cluster.worker_cpus, worker_gpus and learner_ranks"
-    )
     raise ValueError(
         f"[cluster] asks for {' and '.join(asked)}, and the Ray cluster has "
-        f"{', '.join(amounts(total(nodes))) or 'no processors'} on {len(nodes)} machines. {fits}, or add machines "
-        "(`ray start --address …`)"
+        f"{', '.join(amounts(total(nodes))) or 'no processors'} on {len(nodes)} machines. "
+        f"{_fitting(bundles, ranks, nodes)}, or add machines (`ray start --address …`)"
     )
+
+
+def _fitting(bundles: Sequence[Bundle], ranks: int, nodes: Sequence[Mapping[str, float]]) -> str:
+    """What would fit of what does not."""
+    learner, worker = bundles[0], bundles[-1]
+    for process, bundle in (("worker", worker), ("learner", learner))[: 1 + bool(ranks)]:
+        if not _fit([bundle], nodes):
+            gpus = ", worker_gpus" if process == "worker" else ""
+            return f"No machine has {' and '.join(amounts(bundle))} for one process: lower cluster.{process}_cpus{gpus}"
+    if workers := _most(len(bundles) - ranks, lambda count: _fit([learner] * ranks + [worker] * count, nodes)):
+        return f"At most cluster.workers = {workers} fit"
+    if some := _most(ranks, lambda count: _fit([learner] * count + [worker], nodes)):
+        return f"With one worker at most cluster.learner_ranks = {some} fit"
+    least = "cluster.worker_cpus, worker_gpus" + (", learner_cpus" if ranks else "")
+    return f"Not even {'one rank and ' if ranks else ''}one worker fit: ask for less with {least}"
+
+
+def _most(count: int, fits: Callable[[int], bool]) -> int:
+    """How many fit, fewer than so many; 0 where not even one does."""
+    return bisect_left(range(1, count), True, key=lambda some: not fits(some))
 
 
 def amounts(bundle: Mapping[str, float]) -> list[str]:

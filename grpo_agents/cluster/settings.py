@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from grpo_agents.cluster.connection import check_address
 from grpo_agents.section import Section
@@ -56,3 +56,12 @@ class ClusterConfig(Section):
     def _is_an_address(cls, address: str) -> str:
         check_address(address, "cluster.address")
         return address
+
+    @model_validator(mode="after")
+    def _says_of_which_kind(self) -> ClusterConfig:
+        if self.model_fields_set and "kind" not in self.model_fields_set:
+            raise ValueError(
+                f"kind is not set, and without it {', '.join(sorted(self.model_fields_set))} would mean nothing: set "
+                "cluster.kind = 'ray' (or 'local', to leave the section aside)"
+            )
+        return self

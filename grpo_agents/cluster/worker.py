@@ -177,7 +177,7 @@ class Worker:
             self._rollouts[venue].play(desk)
         except _Closed:
             raise
-        except Exception as error:  # each group that was under way gets it
+        except (Exception, SystemExit) as error:  # each group that was under way gets it
             for order in desk.under_way:
                 self._keep(order, partial(_raise, error))
         if venue == "evaluation":
@@ -274,9 +274,18 @@ def _settle(promised: Future[T], work: Callable[[], T]) -> None:
     """Does some work for who waits."""
     try:
         promised.set_result(work())
-    except Exception as error:  # whoever waits gets it
-        promised.set_exception(error)
+    except (Exception, SystemExit) as error:  # whoever waits gets it
+        promised.set_exception(_told(error))
 
 
-def _raise(error: Exception) -> Any:
+def _told(error: Exception | SystemExit) -> Exception:
+    """An error that others may be given: one that would end them in silence becomes another."""
+    return (
+        ValueError(f"code of a reward or an environment ended its process: {error!r}")
+        if isinstance(error, SystemExit)
+        else error
+    )
+
+
+def _raise(error: BaseException) -> Any:
     raise error

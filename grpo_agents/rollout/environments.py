@@ -7,8 +7,8 @@ import queue
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
-from contextlib import suppress
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from grpo_agents.background import in_background
@@ -40,18 +40,31 @@ class Environments:
         self._patience = patience
         self._threads = StepThreads(threads)
         self._idle: list[AgentEnv] = []
+        self._ending: set[Future[None]] = set()  # closing those that failed
+
+    @contextmanager
+    def borrowed(self, count: int) -> Iterator[list[AgentEnv]]:
+        """So many, which stay with the caller unless this ends with an error."""
+        envs: list[AgentEnv] = []
+        try:
+            envs += (self.take() for _ in range(count))
+            yield envs
+        except BaseException:
+            self._idle += envs
+            raise
 
     def take(self) -> AgentEnv:
         """One that is idle, or a new one.
 
         Raises:
-            RuntimeError: It takes too long to make one.
+            TimeoutError: It takes too long to make one.
         """
         if self._idle:
             return self._idle.pop()
         made = in_background(self._make)
         if not wait([made], self._patience).done:
-            raise RuntimeError(
+            made.add_done_callback(lambda made: made.exception() or made.result().close())
+            raise TimeoutError(
                 f"{self.name}: an environment was not made within {self._patience:g} s (rollout.episode_timeout): look "
                 "at what its __init__ waits for"
             )
@@ -62,7 +75,9 @@ class Environments:
         if failed is None:
             self._idle.append(env)
         elif not isinstance(failed, Abandoned):
-            self._threads.start([(env, env.close)], self.timeout, lambda _: None)
+            ending = in_background(env.close)
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     def start(self, jobs: Sequence[tuple[Episode, Callable[[], Any]]], deliver: Callable[[Outcome], None]) -> None:
         """Has environments of episodes do something, in threads; returns at once.
@@ -81,10 +96,14 @@ class Environments:
         for _ in range(inbox.qsize()):
             yield inbox.get()
 
-    def run(self, env: AgentEnv, job: Callable[[], Any]) -> Any:
-        """Has one do something for no episode, and takes it back; gives what that returned, or what it raised."""
+    def run(self, job: Callable[[AgentEnv], Any]) -> Any:
+        """Has one do something for no episode, and takes it back; gives what that returned, or what went wrong."""
+        try:
+            env = self.take()
+        except Exception as error:  # whoever made it
+            return error
         inbox: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self._threads.start([(env, job)], self.timeout, inbox.put, lambda env: env.close())
+        self._threads.start([(env, lambda: job(env))], self.timeout, inbox.put, lambda env: env.close())
         (result,) = self._results(inbox, 1)
         self.take_back(env, result if isinstance(result, BaseException) else None)
         return result
@@ -100,8 +119,10 @@ class Environments:
         """Closes them, for which they have the time of a step, and ends the threads; warns of what fails."""
         envs, self._idle = self._idle, []
         inbox: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        deadline = time.monotonic() + self.timeout
         self._threads.start([(env, env.close) for env in envs], self.timeout, inbox.put)
-        results = self._results(inbox, len(envs), time.monotonic() + self.timeout)
+        results = self._results(inbox, len(envs), deadline)
+        wait(list(self._ending), max(0.0, deadline - time.monotonic()))
         self._threads.give_up()
         self._threads.close()
         failed = [result for result in results if isinstance(result, BaseException)]

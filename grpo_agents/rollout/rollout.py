@@ -128,7 +128,8 @@ class Rollout:
 
         Raises:
             EngineFailure: The engine cannot go on; what is under way is lost.
-            RuntimeError: It was closed meanwhile, or it takes too long to make an environment.
+            RuntimeError: It was closed meanwhile.
+            TimeoutError: It takes too long to make an environment.
         """
         playing: dict[int, _Playing] = {}  # by session
         with self._playing:
@@ -136,6 +137,8 @@ class Rollout:
                 self._play(orders, playing, progress)
             except BaseException:
                 self._environments.break_off([one.episode for one in playing.values()])
+                if self._closing.is_set():  # perhaps nobody waits for it any more
+                    self._environments.close()
                 raise
 
     def _play(self, orders: Orders, playing: dict[int, _Playing], progress: Callable[[int], None] | None) -> None:
@@ -206,13 +209,12 @@ class Rollout:
 
         Empty as well, with a warning, where the environment fails or takes longer than a step may.
         """
-        env = self._environments.take()
 
-        def job() -> Any:
+        def job(env: AgentEnv) -> Any:
             env.reset(seed=0, options={"task": task})
             return env.step(text)
 
-        result = self._environments.run(env, job)
+        result = self._environments.run(job)
         if isinstance(result, BaseException):
             warnings.warn(f"{self.env_name}: {text!r} could not be judged: {result!r}", stacklevel=2)
             return {}
@@ -227,7 +229,9 @@ class Rollout:
         self._closing.set()
         if not self._playing.acquire(timeout=self.config.step_timeout):
             warnings.warn(
-                f"{self.env_name}: the engine holds up what is played: no environment was closed", stacklevel=2
+                f"{self.env_name}: the engine, or the making of an environment, holds up what is played: environments "
+                "are closed when it goes on",
+                stacklevel=2,
             )
             return
         try:
@@ -240,14 +244,12 @@ class Rollout:
         """Makes the episodes of new groups; gives the jobs that begin them."""
         jobs = []
         for order in orders:
-            envs = [self._environments.take() for _ in range(order.size)]
-            preferences = self.preferences or envs[0].preferences
-            drawn = (
-                preferences.draw(np.random.default_rng([order.seed, order.number])) if preferences is not None else {}
-            )
-            check_weights(drawn)
-            self.vector.check_preference(drawn)
-            task = envs[0].vary(order.task, np.random.default_rng([order.seed, order.number, 1]))
+            with self._environments.borrowed(order.size) as envs:
+                preferences, rng = self.preferences or envs[0].preferences, [order.seed, order.number]
+                drawn = preferences.draw(np.random.default_rng(rng)) if preferences is not None else {}
+                check_weights(drawn)
+                self.vector.check_preference(drawn)
+                task = envs[0].vary(order.task, np.random.default_rng([*rng, 1]))
             sampling = self._sampling(order.temperature)
             group = _Group(order, Group(task, drawn, []), order.size)
             for index, env in enumerate(envs):

@@ -36,7 +36,8 @@ class RolloutConfig(Section):
     episode_timeout: float = Field(
         default=1800.0,
         gt=0,
-        description="Seconds one episode may take, or the making of its environment; one that takes longer is left out of learning.",
+        description="Seconds one episode may take; one that takes longer is left out of learning. And seconds that "
+        "making an environment may take; where it takes longer, the run ends.",
     )
     threads: int = Field(default=32, ge=1, description="Environments stepped at once.")
     truncated: Literal["keep", "mask", "worst"] = Field(

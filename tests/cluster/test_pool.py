@@ -156,6 +156,16 @@ def test_what_a_lost_worker_played_is_played_by_another(stage):
     assert [found.result(10).task["id"] for found in promised] == ["0", "1", "2", "3"]
 
 
+def test_what_a_worker_says_while_it_loads_and_later_is_passed_on(stage):
+    one = stage(workers=1)
+    one.until(lambda: one.made and one.made[0].start.calls)
+    one.made[0].start.calls[0][1].set_result((128, Pulse(0, 0, ("judge: beside the policy",))))
+    one.until(lambda: one.made[0].pulse.calls)
+    one.made[0].pulse.calls[0][1].set_result(Pulse(0, 0, ("the engine starts again",)))
+    one.until(lambda: len(one.said) == 2)
+    assert one.said == ["rollout worker 0: judge: beside the policy", "rollout worker 0: the engine starts again"]
+
+
 def test_one_that_gives_no_sign_of_life_is_replaced(stage):
     one = stage(patience=1.0)
     one.start(0, 1)

@@ -27,9 +27,13 @@ def test_what_fits_is_taken(bundles, ranks, nodes):
     ([GPU] * 9, 1, [{"CPU": 64.0, "GPU": 4.0}],
      r"8 rollout workers of 2 CPUs and 1 GPU each, and the Ray cluster has 64 CPUs, 4 GPUs on 1 machines. "
      r"At most cluster.workers = 3 fit"),
-    ([GPU] * 3, 0, [{"CPU": 8.0}], r"asks for 3 rollout workers .* Not even one worker fits"),
-    ([GPU] * 2, 1, [{"CPU": 8.0, "GPU": 1.0}], r"Not even one worker fits: ask for less with .*worker_gpus"),
-    ([CPU], 0, [], r"has no processors on 0 machines"),
+    ([GPU] * 3, 0, [{"CPU": 8.0}],
+     r"asks for 3 rollout workers .* No machine has 2 CPUs and 1 GPU for one process: lower cluster.worker_cpus, work"),
+    ([{"CPU": 8.0}, CPU], 1, [{"CPU": 4.0}] * 3, r"No machine has 8 CPUs for one process: lower cluster.learner_cpus"),
+    ([GPU] * 12, 8, [{"CPU": 64.0, "GPU": 4.0}], r"With one worker at most cluster.learner_ranks = 3 fit, or add"),
+    ([GPU] * 2, 1, [{"CPU": 8.0, "GPU": 1.0}],
+     r"Not even one rank and one worker fit: ask for less with cluster.worker_cpus, worker_gpus, learner_cpus, or"),
+    ([CPU], 0, [], r"has no processors on 0 machines. No machine has 2 CPUs"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_what_would(bundles, ranks, nodes, said):
     with pytest.raises(ValueError, match=said):
@@ -53,6 +57,10 @@ SETTINGS = {"model": {"path": "x"}, "env": {"id": "x"}, "cluster": {"kind": "ray
       "learner": {"old_logprobs": "recompute"}}, "on a cluster set cluster.max_staleness instead"),
     ({"cluster": {"kind": "ray", "workers": 0}}, "cluster.workers: .* greater than or equal to 1"),
     ({"cluster": {"kind": "slurm"}}, "cluster.kind: "),
+    ({"cluster": {"workers": 6, "max_staleness": 2}},
+     "kind is not set, and without it max_staleness, workers would mean nothing: set cluster.kind = 'ray'"),
+    ({"cluster": {"kind": "ray", "learner_ranks": 2}, "learner": {"optimizer": {"name": "adamw8bit"}}},
+     "'adamw8bit', which works in one process alone, and cluster.learner_ranks is 2"),
 ])  # fmt: skip
 def test_what_a_cluster_cannot_do_is_refused_before_it_is_asked(settings, said):
     with pytest.raises(ValueError, match=said):

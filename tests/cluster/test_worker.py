@@ -1,5 +1,6 @@
 """A rollout worker in this process: it plays what it is given, between changes of weights, and scores it."""
 
+import sys
 import threading
 
 import numpy as np
@@ -84,17 +85,37 @@ def test_a_probe_is_what_the_engine_says_and_disturbs_nothing(config, orders, wo
 
 
 def test_an_evaluation_is_played_before_more_of_the_training(config, orders, worker):
-    ended = []
-    with worker._changed:  # it sees them together
-        training = [worker.play("training", order) for order in orders[:2]]
-        evaluation = worker.play("evaluation", Order(orders[5].task, 1, 0, 1, 0.0))
-        for one, venue in [*((one, "training") for one in training), (evaluation, "evaluation")]:
-            one.add_done_callback(lambda _, venue=venue: ended.append(venue))
-    (trajectory,) = evaluation.result(60).trajectories
+    """Both come while a group is being played, the training first."""
+    ended, promised, submit = [], [], worker.parts.engine.submit
+
+    def play(venue, order, name):
+        promised.append(worker.play(venue, order))
+        promised[-1].add_done_callback(lambda _: ended.append(name))
+
+    def submit_and_play(*arguments):
+        if len(promised) == 1:
+            play("training", orders[1], "later")
+            play("evaluation", Order(orders[5].task, 1, 0, 1, 0.0), "evaluation")
+        submit(*arguments)
+
+    worker.parts.engine.submit = submit_and_play
+    play("training", orders[0], "under way")
+    assert eventually(lambda: len(ended) == 3, 60)
+    assert ended == ["under way", "evaluation", "later"]
+    (trajectory,) = promised[2].result().trajectories
     assert set(trajectory.rewards) >= {"outcome"}
-    for one in training:
-        one.result(60)
-    assert ended == ["evaluation", "training", "training"]
+
+
+def test_code_that_would_end_its_process_ends_what_it_was_for(config, orders):
+    """``sys.exit`` in a reward, or where an environment is made, would end a thread in silence."""
+    worker = Worker(config)
+    worker._rollouts["training"].score = lambda groups: sys.exit(3)
+    with pytest.raises(ValueError, match=r"code of a reward or an environment ended its process: SystemExit\(3\)"):
+        worker.play("training", orders[0]).result(60)
+    worker._rollouts["training"]._environments._make = lambda: sys.exit(4)
+    with pytest.raises(ValueError, match=r"SystemExit\(4\)"):
+        worker.play("training", Order(orders[1].task, 7, 1, 12)).result(60)
+    worker.close()
 
 
 def test_one_that_is_closed_breaks_off_and_leaves_nobody_waiting(config, orders):
