@@ -49,7 +49,7 @@ PLACES = {
 
 @pytest.mark.parametrize(
     "place",
-    [pytest.param(place, marks=[pytest.mark.slow] * (place not in ("checkpoint", "trajectories"))) for place in PLACES],
+    [pytest.param(place, marks=[pytest.mark.slow] * (place != "checkpoint")) for place in PLACES],
 )
 def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_room(forks, run, unbroken, place):
     """As the kernel says it; what was there before is there still."""

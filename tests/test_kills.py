@@ -12,7 +12,7 @@ from runs import grpo, left_behind
 
 
 @pytest.mark.parametrize(
-    ("kills", "seed"), [(8, 0), pytest.param(50, 1, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+    ("kills", "seed"), [(4, 0), pytest.param(50, 1, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
 )
 def test_killed_again_and_again_it_ends_as_if_it_had_not_been(unbroken, warm, tmp_path, kills, seed):
     """At random times, at accesses to its files, and in the middle of writes."""
@@ -26,7 +26,7 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(unbroken, warm, tm
     (tmp_path / "kills.json").write_text(json.dumps(log, indent=1))
     assert len(log) == kills
     assert Counter(entry["how"] for entry in log).keys() == set(HOW)
-    written = [entry for entry in log if entry["signal"] == "SIGXFSZ" or entry["file"].startswith("fsync ")]
+    written = [entry for entry in log if entry["signal"] == "SIGXFSZ" or entry["how"] == "sync"]
     assert len(written) >= min(10, kills // 2)  # half of a file was there, or not yet what is surely on the disk
     expected = left_behind(unbroken)
     for run in runs:

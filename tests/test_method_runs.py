@@ -90,7 +90,12 @@ RUNS = {
 SAMPLED = ("online_rft", "ppo-head", "ppo-separate", "grpo-iterative", "reinforce_pp")
 
 
-LIKE_OTHERS = ("rft", "dpo-stored", "reinforce_pp")  # another method on a source, or a source of a method, is not slow
+LIKE_OTHERS = (
+    "rft",
+    "online_rft",
+    "dpo-stored",
+    "reinforce_pp",
+)  # another method on a source, or a source of a method, is not slow
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_an_evaluation_of_a_hosted_model(run, tmp_path, answer, debug):
         assert result.exit_code != 0
 
 
-@pytest.mark.parametrize("answer", ["an answer", "401", "500"])
+@pytest.mark.parametrize("answer", ["an answer", "401", pytest.param("500", marks=pytest.mark.slow)])
 def test_a_training_run_with_a_hosted_judge(run, tmp_path, answer):
     save_start(tmp_path / "start")
     (tmp_path / "liked.py").write_text(LIKED)

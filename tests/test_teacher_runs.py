@@ -109,6 +109,7 @@ def test_training_is_the_same_bit_for_bit_whatever_the_gold_answers_are(trained,
     assert one["optimizer"] == two["optimizer"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_the_unbroken_one(trained, folder, monkeypatch):
     interrupt_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):

@@ -7,12 +7,13 @@ from contextlib import suppress
 import psutil
 import pytest
 import ray
+import torch
 from safetensors.torch import load_file
 
 from grpo_agents import store
 from grpo_agents.cluster.learner import RemoteLearner
 from grpo_agents.run_folder import RunFolder
-from grpo_agents.trainer import train
+from grpo_agents.trainer import resume, train
 from runs import grpo, interrupt_at, rows_of, tokens_of
 
 RAY = {
@@ -26,8 +27,7 @@ AHEAD = {
     "cluster.max_staleness": 2,
     "method.tis": 2.0,
     "learner.old_logprobs": "recompute",
-    "train.steps": 6,
-    "eval.every": 3,
+    "eval.every": 4,
 }
 
 
@@ -72,35 +72,41 @@ def alone(warm, tmp_path_factory):
     return train(grpo(tmp_path_factory.mktemp("alone") / "run", warm, **{"model.threads": 1}))
 
 
+def same_figures(run, alone):
+    """Of steps and evaluations; probes have rows of their own, more of them where something was loaded again."""
+    rows, expected = ([row for row in rows_of(one) if "sync/max_difference" not in row] for one in (run, alone))
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for mine, theirs in zip(expected, rows, strict=True):
+        assert {name: theirs[name] for name in mine} == pytest.approx(mine, rel=1e-3, abs=1e-4)
+
+
 def test_a_run_on_workers_is_the_local_one(alone, warm, tmp_path):
     """The same tokens; log-probabilities and what follows from them up to rounding, as batches are others."""
     run = train(grpo(tmp_path / "run", warm, **RAY))
     assert tokens_of(run) == tokens_of(alone)
-    assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
-    for mine, theirs in zip(rows_of(alone), rows_of(run), strict=True):
-        assert mine.keys() == theirs.keys()
-        assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-4)
+    same_figures(run, alone)
+    assert [row.keys() for row in rows_of(run)] == [row.keys() for row in rows_of(alone)]
     one, other = (load_file(folder / "model" / "model.safetensors") for folder in (alone, run))
     assert all(((other[name] - value).abs() > 1e-4).float().mean() < 1e-2 for name, value in one.items())
     assert not actors()
 
 
 def test_workers_run_ahead_as_far_as_they_may_and_a_lost_one_costs_nothing(warm, tmp_path, monkeypatch, capfd):
-    killed = kill_one(monkeypatch, "WorkerActor", 2)
+    killed = kill_one(monkeypatch, "WorkerActor", 1)
     run = train(grpo(tmp_path / "run", warm, **AHEAD, **{"cluster.weights": "collective"}))
     assert killed
     rows = [row for row in rows_of(run) if "lr" in row]
-    assert [row["step"] for row in rows] == list(range(6))
+    assert [row["step"] for row in rows] == list(range(4))
     assert all(row["staleness/max"] <= 2 for row in rows)
     assert any(row["staleness/max"] > 0 for row in rows)
     shares = [sum(value for key, value in row.items() if key.startswith("staleness/share_")) for row in rows]
     assert all(share == pytest.approx(1) for share, row in zip(shares, rows, strict=True) if row["staleness/max"])
-    for step in range(6):
+    for step in range(4):
         played = list(store.read(run / "trajectories" / f"train-{step:06d}.parquet"))
         assert len({trajectory.id for trajectory in played}) == len(played) == 9
         assert {turn.version for one in played for turn in one.steps} <= set(range(max(0, step - 2), step + 1))
-    evaluations = [store.read(run / "trajectories" / f"eval-{step:06d}.parquet") for step in (0, 3, 6)]
-    assert [{turn.version for one in some for turn in one.steps} for some in evaluations] == [{0}, {3}, {6}]
+    evaluations = [store.read(run / "trajectories" / f"eval-{step:06d}.parquet") for step in (0, 4)]
+    assert [{turn.version for one in some for turn in one.steps} for some in evaluations] == [{0}, {4}]
     said = capfd.readouterr().err
     assert (
         said.count("rollout worker 0 died. It is replaced") + said.count("rollout worker 1 died. It is replaced") == 1
@@ -118,7 +124,50 @@ def test_a_learner_that_dies_goes_on_from_the_last_checkpoint(alone, warm, tmp_p
         capfd.readouterr().err
     )
     assert tokens_of(run) == tokens_of(alone)
-    assert [row["step"] for row in rows_of(run)] == [row["step"] for row in rows_of(alone)]
+    same_figures(run, alone)
+
+
+@pytest.mark.slow
+def test_when_either_of_two_ranks_dies_both_are_loaded_again(alone, warm, tmp_path, monkeypatch, capfd):
+    """The one that answers, in the second step, and the one that it waits for then, in the third."""
+    log, victims = RunFolder.log, {1: 0, 2: -1}
+
+    def log_and_kill(self, row):
+        log(self, row)
+        if "lr" in row and row["step"] in victims:
+            ranks = sorted(actors()["RankActor"], key=lambda process: process.pid)
+            os.kill(ranks[victims.pop(row["step"])].pid, signal.SIGKILL)
+
+    monkeypatch.setattr(RunFolder, "log", log_and_kill)
+    run = train(grpo(tmp_path / "run", warm, **RAY, **{"cluster.learner_ranks": 2}))
+    assert not victims
+    said = capfd.readouterr().err
+    assert said.count("; the learner goes on from the last checkpoint") == 2
+    assert tokens_of(run) == tokens_of(alone)
+    same_figures(run, alone)
+    assert not actors()
+
+
+def test_from_the_same_trajectories_the_learner_makes_the_same_update_to_the_bit(alone, warm, tmp_path):
+    settings = {"source.kind": "stored", "source.path": alone / "trajectories", "eval.every": 100, "model.threads": 1}
+    settings["learner.old_logprobs"] = "recompute"  # other weights sampled than those that learn
+    here = train(grpo(tmp_path / "here", warm, **settings))
+    there = train(grpo(tmp_path / "there", warm, **settings, **{**RAY, "cluster.workers": 1}))
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (here, there))
+    start = load_file(warm / "model" / "model.safetensors")
+    assert all(torch.equal(other[name], value) for name, value in one.items())
+    assert not all(torch.equal(start[name], value) for name, value in one.items())
+    assert rows_of(there) == rows_of(here)
+
+
+@pytest.mark.slow
+def test_a_run_that_began_in_one_process_goes_on_with_workers(alone, warm, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(grpo(tmp_path / "run", warm, **{"model.threads": 1, "engine.max_rows": 6}))
+    run = resume(tmp_path / "run", ["cluster.kind=ray", "cluster.workers=2"])
+    assert tokens_of(run) == tokens_of(alone)
+    same_figures(run, alone)
 
 
 @pytest.mark.slow

@@ -35,6 +35,9 @@ if name == "scontrol":
     print("first\\nsecond")
 if name == "hostname":
     print("10.0.0.1")
+if name == "python":  # counts machines: another one each time
+    with open(log) as file:
+        print(sum(line.startswith("python") for line in file))
 if name == "srun" and "hostname" in sys.argv:
     print("10.0.0.1")
 if name == "grpo-agents" and "TERMINATED" in os.environ:
@@ -52,11 +55,12 @@ if name == "grpo-agents" and "TERMINATED" in os.environ:
 def place(tmp_path):
     """A folder with programs that stand in for those of a cluster, and the environment to find them first."""
     (tmp_path / "bin").mkdir()
-    for name in ("grpo-agents", "ray", "srun", "scontrol", "sleep"):
+    for name in ("grpo-agents", "ray", "srun", "scontrol", "sleep", "python"):
         (tmp_path / "bin" / name).write_text(STANDS_IN)
         (tmp_path / "bin" / name).chmod(0o755)
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    slurm = {"SLURM_JOB_NODELIST": "nodes", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_ID": "7"}
+    slurm = {"SLURM_JOB_NODELIST": "nodes", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_ID": "7",
+             "SLURM_CPUS_PER_TASK": "64"}  # fmt: skip
     return tmp_path, os.environ | slurm | {"PATH": path, "LOG": str(tmp_path / "log")}
 
 
@@ -107,6 +111,15 @@ def test_the_job_for_slurm_asks_for_what_its_machines_have(place):
     ranks, workers = (int(re.search(rf"cluster\.{key}=(\d+)", called)[1]) for key in ("learner_ranks", "workers"))
     assert ranks + workers == int(asked["nodes"]) * int(asked["gpus-per-node"])
     assert int(asked["nodes"]) == int(env["SLURM_JOB_NUM_NODES"])
+
+
+def test_the_job_for_slurm_waits_until_all_machines_are_there(place):
+    where, env = place
+    command, _ = commands(where)["slurm"]
+    subprocess.run(command, env=env, check=True, timeout=60)
+    called = [line.split()[0] for line in noted(where)]
+    first = called.index("python")
+    assert called[first:] == [*["python", "sleep"] * 3, "python", "grpo-agents"]
 
 
 def test_the_time_limit_of_slurm_has_the_driver_save_before_the_job_is_queued_again(place):

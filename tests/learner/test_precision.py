@@ -113,7 +113,7 @@ def test_engine_and_learner_differ_less_in_float16_than_in_bfloat16(mismatches):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        pytest.param("model.dtype", "float16", id="float16"),
+        pytest.param("model.dtype", "float16", id="float16", marks=pytest.mark.slow),
         pytest.param("learner.optimizer.name", "adamw8bit", id="8 bit", marks=pytest.mark.slow),
     ],
 )

@@ -43,7 +43,7 @@ def test_dr_grpo_pushes_by_the_success_rate_less_one_share_and_rloo_by_all_of_it
     assert expected_push(Cispo(scale="none"), p, size) == pytest.approx((size - 1) / size, rel=1e-9)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.1, 0.5])
 def test_grpo_pushes_by_the_inverse_of_the_deviation(p):
     """Large groups; of small ones the deviation is rough, and those without any are silent."""
     expected = 1 / np.sqrt(p * (1 - p))
@@ -51,8 +51,9 @@ def test_grpo_pushes_by_the_inverse_of_the_deviation(p):
     assert abs(expected_push(Grpo(), p, 4) / expected - 1) > 0.02
 
 
-@pytest.mark.parametrize("p", [0.05, 0.3, 0.5, 0.9])
-@pytest.mark.parametrize("size", [2, 5, 256])
+@pytest.mark.parametrize(
+    ("size", "p"), [*((size, p) for size in (2, 5) for p in (0.05, 0.3, 0.5, 0.9)), (256, 0.05), (256, 0.5)]
+)
 def test_maxrl_pushes_by_the_logarithm_of_the_success_rate(p, size):
     """∇p/p = ∇ log p; exactly ∇p/p · (1 − (1−p)^{G−1}), as a group without success is silent."""
     push = expected_push(MaxRl(), p, size)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from grpo_agents.rewards.math_answer import LENIENT, Verdict, extract, verify
 
 quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-fuzz = settings(parent=quick, max_examples=400)
+fuzz = settings(parent=quick, max_examples=200)
 
 wholes = st.integers(-999, 999)
 fractions = st.builds(Fraction, wholes, st.integers(1, 99))
