@@ -152,7 +152,7 @@ def test_from_the_same_trajectories_the_learner_makes_the_same_update_to_the_bit
     settings = {"source.kind": "stored", "source.path": alone / "trajectories", "eval.every": 100, "model.threads": 1}
     settings["learner.old_logprobs"] = "recompute"  # other weights sampled than those that learn
     here = train(grpo(tmp_path / "here", warm, **settings))
-    there = train(grpo(tmp_path / "there", warm, **settings, **{**RAY, "cluster.workers": 1}))
+    there = train(grpo(tmp_path / "there", warm, **{**settings, **RAY, "cluster.workers": 1}))
     one, other = (load_file(folder / "model" / "model.safetensors") for folder in (here, there))
     start = load_file(warm / "model" / "model.safetensors")
     assert all(torch.equal(other[name], value) for name, value in one.items())
