@@ -21,7 +21,10 @@ def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The run's TOML file.")] = None,
     set_: Overrides = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder; --set cluster.… moves it elsewhere."),
+    ] = None,
 ) -> None:
     """Train as a config says, or go on with a run. Ctrl-C finishes the step and saves.
 
