@@ -75,12 +75,12 @@ def join(address: str, name: str, or_else: str, **settings: Any) -> Callable[[],
         **settings: Of ``ray.init``.
 
     Raises:
-        ValueError: It cannot be reached, or has other versions.
+        ValueError: It cannot be reached, wants another token, or has other versions.
     """
     import ray
     from ray.exceptions import RayError
 
-    said = f"{name} is {address!r}"
+    asked, said = address, f"{name} is {address!r}"
     if address == "auto" and (known := own_address()):
         address, source = known
         check_address(address, source)
@@ -91,13 +91,18 @@ def join(address: str, name: str, or_else: str, **settings: Any) -> Callable[[],
     try:
         if address != "auto":
             _probe(address)
-        ray.init(address, **settings)
+        ray.init(asked, **settings)  # with 'auto' Ray shows its token by itself
     except (OSError, RuntimeError, ValueError, RayError) as error:
         text = str(error).strip()
         if text.startswith("Version mismatch"):
             ray.shutdown()  # what it had begun
             raise ValueError(
                 f"{said}: {' '.join(text.split())}. Install the same Ray and Python on every machine of the cluster"
+            ) from error
+        if "AuthenticationError" in f"{type(error).__name__} {error.__cause__}":  # Ray's, of which it keeps the text
+            raise ValueError(
+                f"{said}, and that cluster wants a token, which this process does not show: set RAY_AUTH_MODE=token, "
+                "and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the token of the cluster"
             ) from error
         reason = text.partition("\n")[0] or type(error).__name__
         raise ValueError(

@@ -139,6 +139,9 @@ class ActorLink:
                     self._key = self._get(opened, max(0.0, deadline - time.monotonic()))
                 except ActorUnavailableError:  # it is being started again
                     time.sleep(PAUSE_SECONDS)
+                except GetTimeoutError:
+                    self._actor.close.remote(opened, 0.0)  # as soon as it has begun, and nobody knows its key
+                    raise
         except GetTimeoutError:
             raise RemoteFailure(
                 f"{self.where}: no actor began within {patience + self._timeout:g} s: has the cluster room for what "

@@ -8,7 +8,6 @@ hold more than text, are not played.
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 import weakref
@@ -18,8 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from grpo_agents.env import AgentEnv, Reply
-from grpo_agents.remote.connection import Link
-from grpo_agents.remote.websocket import CONNECT_SECONDS, TOKEN_VARIABLE
+from grpo_agents.remote.websocket import CONNECT_SECONDS, WebSocketLink
 from grpo_agents.remote.wire import MAX_BYTES, RemoteFailure, SessionLost
 from grpo_agents.trajectory import Message, Task
 
@@ -29,7 +27,7 @@ FIELDS = {"action", "observation"}
 _NOT_SAID = ("done", "reward", "metadata")
 
 
-def is_openenv(link: Link) -> bool:
+def is_openenv(link: WebSocketLink) -> bool:
     """Whether a server does not know what ours is asked first; leaves a session open, unless there is other trouble."""
     link.open(0.0)
     try:
@@ -71,7 +69,7 @@ class OpenEnvEnv(AgentEnv):
 
     def __init__(
         self,
-        link: Link,
+        link: WebSocketLink,
         tasks: Any = None,
         *,
         action: str | None = None,
@@ -83,7 +81,7 @@ class OpenEnvEnv(AgentEnv):
         weakref.finalize(self, link.close)
         self._link, self._patience = link, patience
         try:
-            schemas = _schemas(link.where) if action is None or observation is None else {}
+            schemas = _schemas(link) if action is None or observation is None else {}
             self._action = action or _choose(schemas, "action", "message", link.where)
             self._observation = observation or _choose(schemas, "observation", "messages", link.where)
         except BaseException:
@@ -161,17 +159,21 @@ class OpenEnvEnv(AgentEnv):
         return new[1:] if own else new
 
 
-def _schemas(where: str) -> dict[str, Any]:
+def _schemas(link: WebSocketLink) -> dict[str, Any]:
     """The schemas of a server, as OpenEnv gives them."""
-    token = os.environ.get(TOKEN_VARIABLE)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    where = link.where
+    request = urllib.request.Request(f"{where}/schema")
+    for name, value in link.headers().items():
+        request.add_unredirected_header(name, value)  # a token is for no other server
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if link.is_local else None))
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(f"{where}/schema", headers=headers), timeout=CONNECT_SECONDS
-        ) as reply:
+        with opener.open(request, timeout=CONNECT_SECONDS) as reply:
             found = json.loads(reply.read(MAX_BYTES))
     except (OSError, ValueError) as error:
-        detail = error if isinstance(error, urllib.error.HTTPError) else f"{type(error).__name__}: {error}"
+        detail = f"{type(error).__name__}: {error}"
+        if isinstance(error, urllib.error.HTTPError):
+            detail = str(error)
+            error.close()  # it holds the connection
         raise RemoteFailure(
             f"{where}/schema does not say what is to be sent and read ({detail}): name the fields, "
             "env.options.action and env.options.observation"

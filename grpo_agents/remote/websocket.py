@@ -51,7 +51,6 @@ class WebSocketLink:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url}: the address of an environment reads http://host:port or https://host:port")
         self.where = url.rstrip("/")
-        self._local = parts.hostname in LOCAL
         self._timeout, self._variable = timeout, token_variable
         self._stack: ExitStack | None = None
         self._socket: Any = None
@@ -60,6 +59,16 @@ class WebSocketLink:
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known here."""
         return self._stack is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine, so that no proxy is between."""
+        return urlsplit(self.where).hostname in LOCAL
+
+    def headers(self) -> dict[str, str]:
+        """What it shows a server: its token, where there is one."""
+        token = os.environ.get(self._variable)
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     def open(self, patience: float) -> None:
         """Connects; tries again for ``patience`` seconds where nobody answers."""
@@ -116,18 +125,17 @@ class WebSocketLink:
         return WebSocketLink(self.where, timeout=self._timeout, token_variable=self._variable)
 
     def _connect(self) -> None:
-        from websockets.exceptions import InvalidHandshake, InvalidStatus
+        from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
         from websockets.sync.client import connect
 
-        token = os.environ.get(self._variable)
-        stack = ExitStack()
+        headers, stack = self.headers(), ExitStack()
         try:
             self._socket = stack.enter_context(
                 connect(
                     f"ws{self.where.removeprefix('http')}/ws",
-                    additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-                    proxy=None if self._local else True,
-                    compression=None if self._local else "deflate",
+                    additional_headers=headers,
+                    proxy=None if self.is_local else True,
+                    compression=None if self.is_local else "deflate",
                     open_timeout=CONNECT_SECONDS,
                     close_timeout=CLOSE_SECONDS,
                     ping_interval=None,  # a server that is gone is noticed when it is asked
@@ -137,7 +145,7 @@ class WebSocketLink:
         except InvalidStatus as refusal:
             status = refusal.response.status_code
             if status in (401, 403):
-                given = f"the token in {self._variable} is not its token" if token else f"{self._variable} is not set"
+                given = f"the token in {self._variable} is not its token" if headers else f"{self._variable} is not set"
                 raise RemoteFailure(
                     f"{self.where} refuses the connection (status {status}): {given}. Set it to the token that the "
                     "server was started with (env.options.token_variable names another variable)"
@@ -150,6 +158,8 @@ class WebSocketLink:
         except (OSError, TimeoutError) as error:
             raise _Away(str(error) or type(error).__name__) from None
         except InvalidHandshake as error:
+            if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
+                raise _Away(f"{error} ({error.__cause__})") from None  # it hung up while it answered
             raise RemoteFailure(f"{self.where} is no server of an environment: {error}") from None
         self._stack = stack
 

@@ -5,11 +5,15 @@ import sys
 
 import pytest
 import ray
+from processes import eventually
 
 from grpo_agents.contract import check
 from grpo_agents.env import make_env
 from grpo_agents.envs.library_desk import LibraryDeskEnv
 from grpo_agents.remote import actors
+from grpo_agents.remote.client import RemoteEnv
+from grpo_agents.remote.connection import RemoteSession
+from grpo_agents.remote.place import Place
 from grpo_agents.remote.wire import RemoteFailure, SessionLost
 from grpo_agents.spaces import tool_call
 
@@ -104,6 +108,35 @@ def test_what_cannot_be_made_or_placed_is_said():
         make_env("ray:grpo_agents/Math-v0", place={"actor": 2})
     with pytest.raises(RemoteFailure, match=r"no actor began within 1 s.*`ray status`"):
         make_env("ray:grpo_agents/ToolMath-v0", place={"resources": {"browser": 1}}, timeout=1.0, patience=0.0)
+
+
+COUNTING = """
+import threading
+from grpo_agents import AgentEnv, Reply
+
+class Counting(AgentEnv):
+    tasks = [{"n": 1}]
+
+    def start(self, task):
+        return "go"
+
+    def respond(self, message):
+        threads = [thread for thread in threading.enumerate() if thread.name == "grpo-agents-session"]
+        return Reply([f"{len(threads)} sessions"])
+"""
+
+
+def test_a_session_that_came_too_late_is_ended(tmp_path):
+    (tmp_path / "counting.py").write_text(COUNTING)
+    blocker = ray.remote(object).options(num_cpus=2).remote()
+    held = actors.Actors(f"{tmp_path}/counting.py:Counting", {}, Place(cpus=2))
+    for _ in range(2):
+        with pytest.raises(RemoteFailure, match=r"no actor began within 0\.2 s"):
+            held.link(0.2).open(0.0)
+    ray.kill(blocker)
+    env = RemoteEnv(RemoteSession(held.link(60.0)))
+    env.reset(seed=0)
+    assert eventually(lambda: env.step("How many?")[0][0]["content"] == "1 sessions")
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
 from processes import eventually
@@ -19,6 +20,7 @@ from grpo_agents.engines.scripted import ScriptedEngine
 from grpo_agents.env import make_env
 from grpo_agents.envs.tool_math import ToolMathEnv
 from grpo_agents.remote.server import Limits, serve
+from grpo_agents.remote.websocket import WebSocketLink
 from grpo_agents.remote.wire import MAX_BYTES, PROTOCOL, RemoteFailure, SessionLost, describe
 from grpo_agents.rewards.component import RewardVector
 from grpo_agents.rollout import Rollout, RolloutConfig
@@ -149,6 +151,60 @@ def test_before_an_episode_a_server_that_is_away_is_waited_for():
         begun = threads.submit(env.reset, seed=1)
         with served(Trouble, port=port):
             assert begun.result(20)[0][0]["content"].startswith("go ")
+
+
+@contextmanager
+def hanging_up(port, answer):
+    """Something that answers those who come with a few bytes and hangs up; gives what says that somebody came."""
+    came = threading.Event()
+    with socket.create_server(("127.0.0.1", port)) as listening:
+
+        def work():
+            with suppress(OSError):  # it has been shut down
+                while True:
+                    line, _ = listening.accept()
+                    with line:
+                        line.recv(65536)
+                        line.sendall(answer)
+                    came.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield came
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+HUNG_UP = {"nothing": b"", "a line": b"HTTP/1.1 101", "half": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs"}
+
+
+@pytest.mark.parametrize("answer", HUNG_UP.values(), ids=HUNG_UP)
+def test_a_server_that_dies_while_it_lets_somebody_in_is_waited_for(answer):
+    port = free_port()
+    with served(Trouble, port=port) as url:
+        env, hasty = make_env(url, patience=20.0).another(), make_env(url, patience=0.0).another()
+    with ThreadPoolExecutor(1) as threads:
+        with hanging_up(port, answer) as came:
+            with pytest.raises(
+                RemoteFailure,
+                match=rf"{url} cannot be reached: did not receive a valid HTTP resp.* \(connection closed .*\)\. Is it",
+            ):
+                hasty.reset(seed=1)
+            came.clear()
+            begun = threads.submit(env.reset, seed=1)
+            assert came.wait(20)
+        with served(Trouble, port=port):
+            assert begun.result(20)[0][0]["content"].startswith("go ")
+
+
+def test_what_speaks_another_protocol_is_not_waited_for():
+    port = free_port()
+    with hanging_up(port, b"SSH-2.0-OpenSSH_9.6\r\n") as came:
+        with pytest.raises(RemoteFailure, match=r"is no server of an environment: did not receive a valid HTTP resp"):
+            WebSocketLink(f"http://127.0.0.1:{port}", timeout=1.0).open(3600.0)
+        assert came.is_set()
 
 
 def test_a_rollout_says_what_happened_and_goes_on_when_the_server_is_back():

@@ -1,11 +1,13 @@
 """Servers that speak OpenEnv's protocol, as those that were written with it do."""
 
 import json
+import socket
+import urllib.request
 
 import pytest
 from serving_envs import running
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route, WebSocketRoute
 
 from grpo_agents.contract import check
@@ -16,8 +18,11 @@ TEXT = {"type": "string"}
 META = {"metadata": {"type": "object"}, "done": {"type": "boolean"}, "reward": {"type": "number"}}
 
 
-def app(action, observation, say):
-    """An app whose sessions answer ``say(session, data)``: an observation, a reward and whether it is over."""
+def app(action, observation, say, token=None):
+    """An app whose sessions answer ``say(session, data)``: an observation, a reward and whether it is over.
+
+    Its schemas are for those who show the token, where there is one.
+    """
 
     async def session(web):
         await web.accept()
@@ -39,18 +44,24 @@ def app(action, observation, say):
                     answer = {"type": "error", "data": {"message": str(error), "code": "EXECUTION_ERROR"}}
             await web.send_text(json.dumps(answer))
 
-    async def schema(_):
+    async def schema(request):
+        if token is not None and request.headers.get("authorization") != f"Bearer {token}":
+            return JSONResponse({"shown": request.headers.get("authorization")}, 401)
         shown = {"action": action, "observation": observation}
         return JSONResponse({name: {"properties": {**META, **fields}} for name, fields in shown.items()})
 
     return Starlette(routes=[Route("/schema", schema), WebSocketRoute("/ws", session)])
 
 
-def served_app(*arguments):
+def running_app(served):
     import uvicorn
 
-    config = uvicorn.Config(app(*arguments), ws="websockets-sansio", lifespan="off", log_level="critical")
+    config = uvicorn.Config(served, ws="websockets-sansio", lifespan="off", log_level="critical")
     return running(uvicorn.Server(config))
+
+
+def served_app(*arguments):
+    return running_app(app(*arguments))
 
 
 def guess(held, message):
@@ -103,3 +114,44 @@ def test_fields_that_are_to_be_named():
         assert make_env(url, action="code").reset(seed=0)[0][0]["content"] == "Guess."
         with pytest.raises(RemoteFailure, match=r"observation's 'board' is None.*env.options.observation"):
             make_env(url, action="code", observation="board").reset(seed=0)
+
+
+def test_schemas_are_asked_with_the_token_that_is_the_servers(monkeypatch):
+    monkeypatch.setenv("GRPO_AGENTS_ENV_TOKEN", "anothers")
+    monkeypatch.setenv("OURS", "s3cret")
+    with served_app({"guess": TEXT}, {"text": TEXT}, guess, "s3cret") as url:
+        with pytest.raises(RemoteFailure, match=rf"{url}/schema does not say .*401"):
+            make_env(url)
+        env = make_env(url, token_variable="OURS")
+        assert env.reset(seed=0)[0][0]["content"] == "Guess."
+
+
+def test_no_proxy_is_between_a_server_of_this_machine_and_its_token(monkeypatch):
+    monkeypatch.setenv("GRPO_AGENTS_ENV_TOKEN", "s3cret")
+    urllib.request.install_opener(None)  # else there may be one that knows of no proxy, from before
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with served_app({"guess": TEXT}, {"text": TEXT}, guess, "s3cret") as url:
+            assert make_env(url).reset(seed=0)[0][0]["content"] == "Guess."
+        proxy.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody has come
+            proxy.accept()
+
+
+def test_a_token_does_not_follow_a_server_that_sends_elsewhere(monkeypatch):
+    monkeypatch.setenv("GRPO_AGENTS_ENV_TOKEN", "s3cret")
+    shown = []
+
+    async def elsewhere(request):
+        shown.append(request.headers.get("authorization"))
+        return JSONResponse({name: {"properties": {"text": TEXT}} for name in ("action", "observation")})
+
+    other = Starlette(routes=[Route("/schema", elsewhere)])
+    with running_app(other) as target:
+        sending = app({"guess": TEXT}, {"text": TEXT}, guess)
+        sending.routes[0] = Route("/schema", lambda _: RedirectResponse(f"{target}/schema"))
+        with running_app(sending) as url:
+            make_env(url)
+    assert shown == [None]
