@@ -210,8 +210,8 @@ def main(
         left = []
         try:
             soak.run(minutes)
-        except RuntimeError as error:
-            soak.note(str(error))
+        except Exception as error:  # what was seen until then is written
+            soak.note(f"{type(error).__name__}: {error}")
         finally:
             left += stopped(soak.stage)
         from soak_results import findings, show, write

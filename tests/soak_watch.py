@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from pathlib import Path
 
 import psutil
 
@@ -79,8 +80,9 @@ def processes():
 
 
 def temporary(folder):
-    """Files and folders of a run that are not finished."""
-    return sorted(path for pattern in TEMPORARY for path in folder.rglob(pattern))
+    """Files and folders of a run that are not finished; folders may go while this looks."""
+    named = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
+    return sorted(path for path in named if any(path.match(pattern) for pattern in TEMPORARY))
 
 
 class Steps:
