@@ -5,7 +5,6 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from pathlib import Path
 
 import psutil
 
