@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from grpo_agents import store
 from grpo_agents.cli import app
-from grpo_agents.config import load_config
+from grpo_agents.config import load_config, make_config
 from grpo_agents.credentials import Credentials, without_keys
 from grpo_agents.engines.child import ChildEngine
 from grpo_agents.engines.openai_client import Client
@@ -121,6 +121,13 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(run, t
     override = f"engine.server.key_variable={KEY}"
     message = refused_by_us(run("rollout", "hosted.toml", "--out", "some.parquet", "--set", override))
     assert "server.key_variable is no name of an environment variable" in message
+
+
+def test_a_key_among_the_variables_of_rays_actors_is_refused_and_not_repeated():
+    env = {"id": "ray:shop.py:Shop", "place": {"runtime_env": {"env_vars": {"DEBUG": "1", "SHOP_API_KEY": KEY}}}}
+    with pytest.raises(ValueError, match="env_vars has SHOP_API_KEY, and what a config holds is stored") as refused:
+        make_config({"model": {"path": "x"}, "env": env})
+    assert not holds_key(str(refused.value))
 
 
 def test_the_config_of_a_run_holds_the_name_of_the_variable_alone(run, tmp_path):
