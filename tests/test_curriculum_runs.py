@@ -87,7 +87,9 @@ def test_a_run_counts_what_it_played(warm, tmp_path):
     assert 0 < expected[0].sum() < expected[:2].sum()  # some are passed, and some are not
 
 
-@pytest.fixture(scope="module", params=["alone", "overlap", pytest.param("resample", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["alone", *(pytest.param(name, marks=pytest.mark.slow) for name in ("overlap", "resample"))]
+)
 def whole(request, warm, tmp_path_factory):
     """The settings of a run, and its folder, where nothing disturbed it."""
     settings = {"alone": {}, "overlap": {**OVERLAP, "method.name": "grpo", "method.resample": 1},

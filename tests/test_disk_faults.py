@@ -67,7 +67,8 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
     assert left_behind(run) == left_behind(unbroken)
 
 
-@pytest.mark.parametrize("name", ["curves.png", pytest.param("report.html", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["curves.png", "report.html"])
 def test_a_full_disk_after_the_run_costs_no_more_than_the_picture(forks, run, unbroken, name):
     for file in ("curves.png", "report.html"):
         (run / file).unlink(missing_ok=True)

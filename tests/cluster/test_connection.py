@@ -95,7 +95,7 @@ def test_what_is_no_address_is_refused_with_the_config(address, said, monkeypatc
 
 @pytest.mark.parametrize("address", ["auto", "local", "head:6379", "[::1]:6379"])
 def test_addresses(address):
-    assert ClusterConfig(address=address).address == address
+    assert ClusterConfig(kind="ray", address=address).address == address
 
 
 @pytest.fixture

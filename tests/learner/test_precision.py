@@ -105,6 +105,7 @@ def mismatches(warm, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_engine_and_learner_differ_less_in_float16_than_in_bfloat16(mismatches):
     """Its mantissa is three bits longer (arXiv 2510.26788)."""
     assert mismatches["float32"] < mismatches["float16"] < mismatches["bfloat16"] / 1.5
