@@ -288,6 +288,7 @@ def test_an_episode_past_its_deadline_ends_and_its_request_with_it(engine, model
 # Other ways to run it
 
 
+@pytest.mark.slow
 def test_an_adapter_alone_is_sent(folder):
     from peft import LoraConfig, get_peft_model
 
