@@ -20,8 +20,9 @@ import numpy as np
 import psutil
 from scipy.stats import theilslopes
 
-WARM_UP = 600.0
-"""Seconds of a life that do not count: caches fill, allocators take what they will use."""
+WARM_UP = 1800.0
+"""Seconds of a life that do not count: the tokenizer's cache of words (10,000 at most) fills in some 3,000 steps, which
+take half an hour here, and allocators take what they will use."""
 
 LEAST = 1200.0
 """Seconds after them from which on something can be said."""
