@@ -82,6 +82,7 @@ def test_a_full_disk_after_the_run_costs_no_more_than_the_picture(forks, run, un
     assert left_behind(run) == left_behind(unbroken)
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_begin_leaves_nothing_that_is_taken_for_one(forks, warm, unbroken, tmp_path):
     save_config(grpo(tmp_path / "run", warm), tmp_path / "wanted.toml")
     begin = (tmp_path, "train", "wanted.toml")

@@ -1,6 +1,5 @@
 """The pages of docs/ say what is there."""
 
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import typer
+from scripts import script
 from stored import SCORING, groups_of
 from tiny import REPOSITORY
 
@@ -65,9 +65,7 @@ def test_every_method_has_its_paper():
 
 def test_the_tables_of_the_tree_are_those_of_what_was_measured():
     """docs/tree.md, from runs/bench."""
-    spec = importlib.util.spec_from_file_location("tree_page", REPOSITORY / "examples" / "tree" / "page.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+    page = script("tree/page.py")
     text = (REPOSITORY / "docs" / "tree.md").read_text()
     assert page.with_tables(text) == text
     assert all(f"<!-- table {name} -->\n| " in text for name in page.TABLES)
@@ -75,13 +73,8 @@ def test_the_tables_of_the_tree_are_those_of_what_was_measured():
 
 def test_the_table_of_methods_is_that_of_the_runs_that_are_kept():
     """docs/learning.md, from examples/learning/results."""
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "examples" / "learning" / "compare.py"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    table = done.stdout.strip()
+    compare = script("learning/compare.py")
+    table = compare.table(compare.read_results())
     assert len(table.splitlines()) == 13  # eleven methods below a head
     assert table in (REPOSITORY / "docs" / "learning.md").read_text()
 

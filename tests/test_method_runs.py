@@ -90,17 +90,10 @@ RUNS = {
 SAMPLED = ("online_rft", "ppo-head", "ppo-separate", "grpo-iterative", "reinforce_pp")
 
 
-LIKE_OTHERS = (
-    "rft",
-    "online_rft",
-    "dpo-stored",
-    "reinforce_pp",
-)  # another method on a source, or a source of a method, is not slow
+FEW = ("dpo-frozen", "ppo-separate", "grpo-iterative", "grpo-stored")  # one of each source, and each second model
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_OTHERS)) for name in RUNS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FEW)) for name in RUNS])
 def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(name, config, earlier, pairs, tmp_path, monkeypatch):
     """After its third step: in the middle of a round of frozen groups, and one step after the reference was renewed."""
     method, settings = RUNS[name]
@@ -196,7 +189,10 @@ def test_stored_trajectories_of_other_weights_are_learned_from(config, earlier, 
     assert not list((folder / "trajectories").iterdir())
 
 
-@pytest.mark.parametrize("method", ["{}", "{name = 'rft', correct = 'odd'}", "{name = 'dpo'}"])
+OTHERS = ("{name = 'rft', correct = 'odd'}", "{name = 'dpo'}")
+
+
+@pytest.mark.parametrize("method", ["{}", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_what_was_rescored_is_learned_from_with_one_line(method, config, earlier, tmp_path):
     """Rewards in the new file that no earlier run computed decide what is learned."""
     out = tmp_path / "rescored.parquet"

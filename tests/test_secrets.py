@@ -60,7 +60,7 @@ engine = { backend = "hosted", patience = 0.2, server = { url = "URL", model = "
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+@pytest.mark.parametrize("debug", [pytest.param(False, id="", marks=pytest.mark.slow), pytest.param(True, id="debug")])
 def test_an_evaluation_of_a_hosted_model(run, tmp_path, answer, debug):
     with serving(served(ANSWERS[answer])) as fake:
         (tmp_path / "hosted.toml").write_text(HOSTED.replace("URL", fake.url))

@@ -132,6 +132,7 @@ def test_the_anchor_stays_what_the_policy_was(trained, folder):
         assert group.notes["reference"]["text"] == asked_anew(folder, group, "asked")
 
 
+@pytest.mark.slow
 def test_with_lora_the_anchor_is_the_policy_without_its_adapter(folder):
     config = settings(
         folder, "lora", model={"path": str(folder / "start"), "device": "cpu", "lora": {"rank": 4, "alpha": 64.0}}

@@ -76,7 +76,9 @@ def test_threads_that_pile_up_grow_and_a_short_life_tells_nothing():
 def test_the_longest_life_of_each_role_is_judged():
     lives = [life_of(noisy(0), hours) for hours in (0.2, 1.5, 0.7)]
     assert [one.what for one in soak_verdicts.slopes(lives)] == ["own", "descriptors", "threads"]
-    assert all(one.hours == pytest.approx(1.5 - soak_verdicts.WARM_UP / 3600, abs=0.01) for one in soak_verdicts.slopes(lives))
+    assert all(
+        one.hours == pytest.approx(1.5 - soak_verdicts.WARM_UP / 3600, abs=0.01) for one in soak_verdicts.slopes(lives)
+    )
 
 
 def test_a_name_in_shared_memory_that_nobody_holds_is_left_over():

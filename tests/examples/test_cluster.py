@@ -1,27 +1,18 @@
 """docs/cluster.md holds what was measured and simulated, and the files for clusters ask for what there is."""
 
-import importlib.util
 import json
-import sys
 import tomllib
 from dataclasses import replace
 
 import pytest
 import yaml
+from scripts import script
 from tiny import REPOSITORY
 
 from grpo_agents.config import make_config
 
 FOLDER = REPOSITORY / "examples" / "cluster"
 PAGE = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
-
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return made
 
 
 @pytest.mark.parametrize(
@@ -35,7 +26,7 @@ def module(name):
     ],
 )
 def test_the_tables_of_the_page_are_those_of_the_figures(name, file):
-    table = getattr(module("tables"), name)(json.loads((FOLDER / f"{file}.json").read_text()))
+    table = getattr(script("cluster/tables.py"), name)(json.loads((FOLDER / f"{file}.json").read_text()))
     assert table in PAGE
 
 
@@ -60,7 +51,7 @@ SMALL = {"batch": 16, "steps": 6, "group_size": 4, "at_once": 16}
 
 @pytest.fixture(scope="module")
 def simulating():
-    return module("simulate")
+    return script("cluster/simulate.py")
 
 
 def test_a_simulated_run_does_what_its_job_says(simulating):

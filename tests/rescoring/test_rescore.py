@@ -242,7 +242,8 @@ vector = RewardVector([slow])
 """
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_one_that_was_killed_goes_on_and_ends_with_the_same_file(file, tmp_path, workers):
     (tmp_path / "go.py").write_text(SLOW)
     (tmp_path / "slow.py").write_text(VECTOR)

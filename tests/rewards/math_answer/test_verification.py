@@ -264,7 +264,10 @@ HOSTILE = {
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "answer",
+    [pytest.param(HOSTILE[name], id=name, marks=[pytest.mark.slow] * (name == "integral")) for name in HOSTILE],
+)  # which takes all of its time, twelve times
 def test_hostile_answers_are_never_right_and_end(answer):
     for gold in ("1", "x^2+1", "(1,2)", "x>2"):
         assert not verify(gold, answer)
