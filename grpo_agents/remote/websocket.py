@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import time
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -155,6 +156,13 @@ class WebSocketLink:
             raise RemoteFailure(
                 f"{self.where} is no server of an environment: {self.where}/ws answers with status {status}"
             ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise RemoteFailure(
+                f"{self.where} shows a certificate that is not trusted here ({error.verify_message}): name the file of "
+                "its authority in SSL_CERT_FILE"
+            ) from None
+        except ssl.SSLError as error:
+            raise RemoteFailure(f"{self.where} does not speak https ({error.reason or error})") from None
         except (OSError, TimeoutError) as error:
             raise _Away(str(error) or type(error).__name__) from None
         except InvalidHandshake as error:

@@ -5,11 +5,14 @@ import json
 
 import psutil
 import pytest
-from serving_envs import Trouble, served
+import trustme
+from serving_envs import Trouble, running, served
 from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
-from grpo_agents.remote.server import Limits, make_app, serve
+from grpo_agents.env import make_env
+from grpo_agents.remote.server import Limits, make_app, make_server, serve
+from grpo_agents.remote.wire import RemoteFailure
 
 PATHS = ["/metadata", "/schema"]
 SHOWN = [{}, {"authorization": "Bearer other"}, {"authorization": "s3cret!"}, {"authorization": "Bearer "}]
@@ -79,3 +82,29 @@ def test_no_option_of_the_environment_comes_over_the_wire():
         assert plain["data"]["observation"]["messages"]
         assert begun(url, options={"prices": 0}, env="os:getcwd", tasks="tasks.py:all", split="test") == plain
     assert made == [((), {})] * 2
+
+
+def test_over_https_a_server_is_played_whose_certificate_is_trusted(tmp_path, monkeypatch):
+    authority, trusted = trustme.CA(), tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(trusted)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    monkeypatch.setenv("GRPO_AGENTS_ENV_TOKEN", "s3cret")
+    server = make_server(Trouble, "it", Limits(token="s3cret"))
+    server.config.ssl_certfile = tmp_path / "server.pem"
+    with running(server) as plain:
+        url = plain.replace("http", "https")
+        with pytest.raises(
+            RemoteFailure, match=rf"^{url} shows a certificate that is not trusted .*: name .*SSL_CERT"
+        ):
+            make_env(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        env = make_env(url)
+        (greeting,), _ = env.reset(seed=3, options={"task": {"do": "talk"}})
+        env.close()
+    (expected,), _ = Trouble().reset(seed=3, options={"task": {"do": "talk"}})
+    assert greeting == expected
+
+
+def test_a_server_without_https_is_not_asked_again_and_again_for_it():
+    with served(Trouble) as url, pytest.raises(RemoteFailure, match=r"^https://\S* does not speak https \("):
+        make_env(url.replace("http", "https"))
