@@ -93,9 +93,7 @@ def test_over_https_a_server_is_played_whose_certificate_is_trusted(tmp_path, mo
     server.config.ssl_certfile = tmp_path / "server.pem"
     with running(server) as plain:
         url = plain.replace("http", "https")
-        with pytest.raises(
-            RemoteFailure, match=rf"^{url} shows a certificate that is not trusted .*: name .*SSL_CERT"
-        ):
+        with pytest.raises(RemoteFailure, match=rf"^{url} shows a certificate that is not trusted .*: name .*SSL_CERT"):
             make_env(url)
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
         env = make_env(url)
