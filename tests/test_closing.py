@@ -153,7 +153,7 @@ def test_what_is_being_made_when_its_rollout_is_closed_is_closed_later(chat, mon
     rollout = make_rollout(chat, [say(chat, "bye")], env=make, group_size=2, step_timeout=0.3)
     played = in_background(lambda: rollout.sample([{"do": "talk"}], seed=0))
     assert begun.wait(10)
-    with pytest.warns(UserWarning, match="or the making of an environment, holds up what is played"):
+    with pytest.warns(UserWarning, match="or an environment that is made or asked, holds up what is played"):
         rollout.close()
     Talk.hang.set()
     with pytest.raises(RuntimeError, match="Talk: the rollout was closed while it played"):

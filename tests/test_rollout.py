@@ -229,6 +229,26 @@ def test_an_environment_that_is_never_made_ends_the_run_with_a_message(chat):
     rollout.close()
 
 
+@pytest.mark.parametrize("asked", ["vary", "draw"])
+def test_an_environment_that_never_says_what_a_group_is_about_ends_the_run_with_a_message(chat, asked):
+    class Stuck(Talk):
+        def vary(self, task, rng):
+            self.hang.wait(60 if asked == "vary" else 0)
+            return task
+
+        def draw(self, rng):
+            self.hang.wait(60)
+            return {}
+
+    stuck = Stuck()
+    rollout = make_rollout(
+        chat, [say(chat, "bye")], env=Stuck, preferences=stuck if asked == "draw" else None, step_timeout=0.3
+    )
+    with pytest.raises(TimeoutError, match=r"^Talk: vary, or the drawing of a preference, took longer than 0\.3 s \("):
+        one(rollout)
+    rollout.close()
+
+
 def test_what_making_an_environment_raises_is_raised(chat):
     def make():
         raise TimeoutError("the browser did not answer")

@@ -70,6 +70,20 @@ class Environments:
             )
         return made.result()
 
+    def ask(self, job: Callable[[], T]) -> T:
+        """What one says for a whole group, before it begins.
+
+        Raises:
+            TimeoutError: It takes longer than a step may.
+        """
+        asked = in_background(job)
+        if not wait([asked], self.timeout).done:
+            raise TimeoutError(
+                f"{self.name}: vary, or the drawing of a preference, took longer than {self.timeout:g} s "
+                "(rollout.step_timeout): look at what it waits for"
+            )
+        return asked.result()
+
     def take_back(self, env: AgentEnv, failed: BaseException | None = None) -> None:
         """Keeps one for another episode; has it closed where it failed. One that hangs closes when it returns."""
         if failed is None:

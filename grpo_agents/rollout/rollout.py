@@ -129,7 +129,7 @@ class Rollout:
         Raises:
             EngineFailure: The engine cannot go on; what is under way is lost.
             RuntimeError: It was closed meanwhile.
-            TimeoutError: It takes too long to make an environment.
+            TimeoutError: It takes too long to make an environment, or one takes too long to vary a task.
         """
         playing: dict[int, _Playing] = {}  # by session
         with self._playing:
@@ -229,8 +229,8 @@ class Rollout:
         self._closing.set()
         if not self._playing.acquire(timeout=self.config.step_timeout):
             warnings.warn(
-                f"{self.env_name}: the engine, or the making of an environment, holds up what is played: environments "
-                "are closed when it goes on",
+                f"{self.env_name}: the engine, or an environment that is made or asked, holds up what is played: "
+                "environments are closed when it goes on",
                 stacklevel=2,
             )
             return
@@ -245,11 +245,9 @@ class Rollout:
         jobs = []
         for order in orders:
             with self._environments.borrowed(order.size) as envs:
-                preferences, rng = self.preferences or envs[0].preferences, [order.seed, order.number]
-                drawn = preferences.draw(np.random.default_rng(rng)) if preferences is not None else {}
+                task, drawn = self._environments.ask(partial(self._draw, envs[0], order))
                 check_weights(drawn)
                 self.vector.check_preference(drawn)
-                task = envs[0].vary(order.task, np.random.default_rng([*rng, 1]))
             sampling = self._sampling(order.temperature)
             group = _Group(order, Group(task, drawn, []), order.size)
             for index, env in enumerate(envs):
@@ -270,6 +268,12 @@ class Rollout:
                 playing[self._sessions] = _Playing(episode, group)
                 jobs.append((episode, episode.reset_job()))
         return jobs
+
+    def _draw(self, env: AgentEnv, order: Order) -> tuple[Task, dict[str, float]]:
+        """The task of a group as its environment varies it, and its preference."""
+        preferences, rng = self.preferences or env.preferences, [order.seed, order.number]
+        drawn = preferences.draw(np.random.default_rng(rng)) if preferences is not None else {}
+        return env.vary(order.task, np.random.default_rng([*rng, 1])), drawn
 
     def _sampling(self, temperature: float | None) -> Sampling:
         """How tokens are drawn, at another temperature than the config's if there is one."""
