@@ -78,6 +78,9 @@ class WorkerError(WorkerFailure):
         self.type = type
         self.message = message
 
+    def __reduce__(self) -> tuple[type[WorkerError], tuple[str, str]]:
+        return WorkerError, (self.type, self.message)
+
 
 class WorkerPool:
     """Worker processes that run one function.

@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -113,7 +114,8 @@ def test_what_the_target_raises_is_told_and_the_worker_goes_on(pool):
     pid = pool.call(PID, 5.0)
     with pytest.raises(WorkerError, match=r"^KeyError: 'there'$") as caught:
         pool.call("raise KeyError('there')", 5.0)
-    assert (caught.value.type, caught.value.message) == ("KeyError", "'there'")
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (str(error), error.type, error.message) == ("KeyError: 'there'", "KeyError", "'there'")
     for code, name in (("sys.exit(3)", "SystemExit"), ("reply = {1}", "TypeError"), ("reply = 10**9999", "ValueError")):
         with pytest.raises(WorkerError, match=name):
             pool.call(code, 5.0)

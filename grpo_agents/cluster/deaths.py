@@ -1,10 +1,10 @@
-"""What Ray says of an actor that is gone, in words for a person."""
+"""What an actor raised, and what Ray says of one that is gone, in words for a person."""
 
 from __future__ import annotations
 
 import re
 
-from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError, UnserializableException
 
 REASONS = re.compile(r"exit code:? -?\d+|SIG[A-Z]+|its node has died|running low on memory|`ray.kill`")
 """What is of use of Ray's long reasons."""
@@ -34,3 +34,15 @@ def reason_of(error: RayError) -> str:
     """What ended an actor, in brackets; empty where Ray does not know."""
     found = REASONS.search(str(error).partition(GUESSES)[0])
     return f" ({found[0]})" if found else ""
+
+
+def raised(error: RayError) -> Exception | None:
+    """What code of an actor raised itself, as it can be raised here; None where it is Ray that has something to say."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if isinstance(error, UnserializableException) or type(cause) is RayError:  # of a class that does not pickle
+        lines = str(error).rstrip().splitlines()
+        traced = max((number for number, line in enumerate(lines) if line.startswith(" ")), default=-1)
+        return RuntimeError("\n".join(lines[traced + 1 :]))
+    if isinstance(error, RayTaskError):
+        return cause if isinstance(cause, Exception) else error
+    return None

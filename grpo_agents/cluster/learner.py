@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
-from grpo_agents.cluster.deaths import reason_of, unloadable
+from grpo_agents.cluster.deaths import raised, reason_of, unloadable
 from grpo_agents.cluster.remote_tensors import RemoteTensors
 from grpo_agents.learner.batch import Batch, Row
 from grpo_agents.learner.ranks import RankLost
@@ -122,8 +122,8 @@ class RemoteLearner:
         except RayError as error:
             if reason := unloadable(error):
                 raise ValueError(f"a process of the learner: {reason}") from error
-            if isinstance(error, RayTaskError):  # what it raised itself
-                raise error.cause from error
+            if (own := raised(error)) is not None:
+                raise own from error
             raise RankLost(f"a process of the learner died{reason_of(error)}") from error
 
 

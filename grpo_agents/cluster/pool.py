@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
-from grpo_agents.cluster.deaths import reason_of, unloadable
+from grpo_agents.cluster.deaths import raised, reason_of, unloadable
 from grpo_agents.cluster.errands import Errands
 from grpo_agents.cluster.new_weights import NewWeights
 from grpo_agents.cluster.scheduler import Scheduler
@@ -305,13 +305,13 @@ class Pool:
         except RayError as error:
             if reason := unloadable(error):
                 self._errands.fail(ValueError(f"rollout worker {worker.number}: {reason}"))
-            elif not isinstance(error, RayTaskError):
+            elif (own := raised(error)) is None:
                 ended = "was ended by Ray, as its machine ran out of memory"
                 self._lose(worker, ended if isinstance(error, OutOfMemoryError) else f"died{reason_of(error)}")
-            elif isinstance(error.cause, EngineFailure):  # what it raised itself
-                self._lose(worker, f"says: {error.cause}")
+            elif isinstance(own, EngineFailure):
+                self._lose(worker, f"says: {own}")
             else:
-                self._errands.fail(error.cause if isinstance(error.cause, Exception) else error)
+                self._errands.fail(own)
         else:
             return default if found is None else found
         return None

@@ -50,6 +50,9 @@ class Refusal(EngineFailure):
         self.code = code
         self.parameter = parameter
 
+    def __reduce__(self) -> tuple[type[Refusal], tuple[str, int, str, str, str]]:
+        return type(self), (str(self), self.status, self.reason, self.code, self.parameter)
+
 
 class Client:
     """Asks one server.

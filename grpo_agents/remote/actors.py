@@ -127,9 +127,9 @@ class ActorLink:
 
     def open(self, patience: float) -> None:
         """Begins a session; Ray waits for room, and for an actor that starts again."""
-        from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+        from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
-        from grpo_agents.cluster.deaths import unloadable
+        from grpo_agents.cluster.deaths import raised, unloadable
 
         deadline = time.monotonic() + patience + self._timeout
         try:
@@ -147,10 +147,8 @@ class ActorLink:
                 f"{self.where}: no actor began within {patience + self._timeout:g} s: has the cluster room for what "
                 "env.place asks for? `ray status` shows it"
             ) from None
-        except RayTaskError as error:  # what it raised itself
-            raise RemoteFailure(f"{self.where}: no session could be begun: {error.cause}") from None
         except RayError as error:
-            reason = unloadable(error) or _first_line(error)
+            reason = unloadable(error) or raised(error) or _first_line(error)
             raise RemoteFailure(f"{self.where}: no session could be begun: {reason}") from None
 
     def ask(self, request: dict[str, Any]) -> Any:

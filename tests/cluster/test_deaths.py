@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+from functools import partial
 
 import pytest
 import ray
@@ -55,6 +57,24 @@ class Mortal:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@ray.remote(num_cpus=0)
+class Raising:
+    """Raises what cannot be made again from its message, and does not even pickle where it holds a lock."""
+
+    def __init__(self, locked):
+        self.lock = threading.Lock() if locked else None
+
+    def start(self):
+        class Trouble(Exception):
+            def __init__(self, one, other, lock):
+                super().__init__(f"{one}\nand {other}")
+                self.lock = lock
+
+        raise Trouble("no shop", "no goods", self.lock)
+
+    place = start
+
+
 def error_of(reference):
     with pytest.raises(RayError) as caught:
         ray.get(reference)
@@ -78,7 +98,7 @@ def pool_of():
 
         def another(number):
             made.append(number)
-            return kind.remote()
+            return getattr(kind, "remote", kind)()
 
         pools.append(Pool(another, (), config, at_once=1, most_hanging=1, patience=60.0, say=said.append))
         return pools[-1], made, said
@@ -113,6 +133,17 @@ def test_a_death_is_told_with_what_ray_knows_of_it(pool_of):
     assert made == [0]
     with pytest.raises(RuntimeError, match=r"^a process of the learner died \(exit code 3\)$"):
         RemoteLearner([Mortal.remote()], ())
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_an_error_that_does_not_pickle_is_told_in_its_words_and_is_no_death(pool_of, locked):
+    words = r"Trouble: no shop\nand no goods$"
+    pool, made, said = pool_of(partial(Raising.remote, locked))
+    with pytest.raises(RuntimeError, match=words):
+        pool.context_length()
+    assert (made, said) == ([0], [])
+    with pytest.raises(RuntimeError, match=words):
+        RemoteLearner([Raising.remote(locked)], ())
 
 
 def test_what_ray_only_supposes_is_left_out():

@@ -1,4 +1,5 @@
 import json
+import pickle
 import queue
 import re
 import time
@@ -228,6 +229,8 @@ def test_trouble_that_does_not_pass_is_a_failure_with_its_reason(trouble, patien
         failure = asking.one(Sampling(0.5))
     assert isinstance(failure, EngineFailure)
     assert re.search(problem, str(failure))
+    again = pickle.loads(pickle.dumps(failure))  # as from a worker of Ray
+    assert (type(again), str(again), vars(again)) == (type(failure), str(failure), vars(failure))
 
 
 def test_what_an_endpoint_does_not_take_is_left_out_where_nothing_is_lost():
