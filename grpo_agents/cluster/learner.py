@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -16,6 +17,9 @@ from grpo_agents.cluster.remote_tensors import RemoteTensors
 from grpo_agents.learner.batch import Batch, Row
 from grpo_agents.learner.ranks import RankLost
 from grpo_agents.writing import naming
+
+MISSED_SECONDS = 60.0
+"""So long may Ray take to see that a rank is gone, after another one has lost the connection to it."""
 
 
 class RemoteLearner:
@@ -41,7 +45,7 @@ class RemoteLearner:
             first = starting[0]
             while starting:  # whoever cannot start says so first: the others would wait for it
                 done, starting = ray.wait(starting)
-                self._wait(done[0])
+                _result(done[0], starting)
         facts = self._wait(first)
         self._others = [actor.follow.remote() for actor in actors[1:]]
         self.why_padded: str = facts["why_padded"]
@@ -110,21 +114,38 @@ class RemoteLearner:
 
     def _wait(self, answer: Any) -> Any:
         """What the first rank answers; as it computes with the others, it would wait for ever for one that is gone."""
-        try:
-            while True:
-                done, _ = ray.wait([answer, *self._others], num_returns=1, fetch_local=False)
-                for other in done:
-                    if other is not answer:
-                        ray.get(other)  # raises what ended it
-                        raise RankLost("a process of the learner went home too early")
-                if answer in done:
-                    return ray.get(answer)
-        except RayError as error:
-            if reason := unloadable(error):
-                raise ValueError(f"a process of the learner: {reason}") from error
-            if (own := raised(error)) is not None:
-                raise own from error
-            raise RankLost(f"a process of the learner died{reason_of(error)}") from error
+        done, rest = ray.wait([answer, *self._others], num_returns=1, fetch_local=False)
+        found = _result(done[0], rest)
+        if done[0] != answer:
+            raise RankLost("a process of the learner went home too early")
+        return found
+
+
+def _result(answer: Any, rest: list[Any]) -> Any:
+    """What a rank answers, who computes with those that owe the rest."""
+    try:
+        return ray.get(answer)
+    except RayError as error:
+        said = _death(rest) or error if isinstance(raised(error), RuntimeError) else error
+        if reason := unloadable(said):
+            raise ValueError(f"a process of the learner: {reason}") from said
+        if (own := raised(said)) is not None:
+            raise own from said
+        raise RankLost(f"a process of the learner died{reason_of(said)}") from said
+
+
+def _death(rest: list[Any]) -> RayError | None:
+    """What Ray says of a rank that died, which another one may have missed before Ray did; None where none did."""
+    deadline = time.monotonic() + MISSED_SECONDS
+    while rest and (seconds := deadline - time.monotonic()) > 0:
+        done, rest = ray.wait(rest, num_returns=1, timeout=seconds, fetch_local=False)
+        for answer in done:
+            try:
+                ray.get(answer)
+            except RayError as error:
+                if raised(error) is None:
+                    return error
+    return None
 
 
 def _mark(run: Path) -> Any:

@@ -4,17 +4,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 
 import pytest
 import ray
 from ray.exceptions import RayError
 
+from grpo_agents.cluster import learner
 from grpo_agents.cluster.deaths import reason_of, unloadable
 from grpo_agents.cluster.learner import RemoteLearner
 from grpo_agents.cluster.pool import Pool
 from grpo_agents.cluster.settings import ClusterConfig
 from grpo_agents.engines import EngineFailure
+from grpo_agents.learner.ranks import RankLost
 
 LACKED = """
 class Actor:
@@ -73,6 +76,36 @@ class Raising:
         raise Trouble("no shop", "no goods", self.lock)
 
     place = start
+
+
+@ray.remote(num_cpus=0)
+class Pair:
+    """One of two ranks: in the second call it dies, soon, or misses the other one, at once."""
+
+    def __init__(self, dies):
+        self.dies = dies
+        self.number = None
+
+    def place(self):
+        return "", 0
+
+    def start(self, config, rank, meet, mark):
+        self.number = rank
+        return {"why_padded": "", "dtype": "float32", "temperature": 1.0, "counts": {}}
+
+    def call(self, name, *args, **settings):
+        if self.dies == 0:
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("Connection closed by peer")
+
+    def follow(self):
+        if self.dies == 0:
+            raise RuntimeError("Connection closed by peer")
+        time.sleep(1)
+        if self.dies == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
 
 
 def error_of(reference):
@@ -144,6 +177,18 @@ def test_an_error_that_does_not_pickle_is_told_in_its_words_and_is_no_death(pool
     assert (made, said) == ([0], [])
     with pytest.raises(RuntimeError, match=words):
         RemoteLearner([Raising.remote(locked)], ())
+
+
+@pytest.mark.parametrize("dies", [0, 1, None])
+def test_a_rank_that_another_one_misses_before_ray_does_has_died(dies, tmp_path, monkeypatch):
+    """And where none has died, what the first one raises is what it is."""
+    monkeypatch.setattr(learner, "MISSED_SECONDS", 30.0 if dies is not None else 2.0)
+    pair = [Pair.remote(dies) for _ in range(2)]
+    remote = RemoteLearner(pair, ({"run": str(tmp_path / "run")},))
+    error, said = (RuntimeError, "Connection closed") if dies is None else (RankLost, "a process of the learner died")
+    with pytest.raises(error, match=f"^{said}"):
+        remote.score([])
+    remote.close()
 
 
 def test_what_ray_only_supposes_is_left_out():
