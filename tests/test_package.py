@@ -13,7 +13,7 @@ from shell import CONFIG
 import grpo_agents
 
 REPOSITORY = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "vllm", "sympy", "matplotlib", "ray")
+HEAVY = ("torch", "transformers", "vllm", "sympy", "matplotlib", "ray", "bitsandbytes")
 
 
 def loaded_by(code):
@@ -37,14 +37,14 @@ def test_nothing_heavy_is_imported(code):
     assert loaded_by(code) == []
 
 
-def test_a_local_run_imports_no_ray(start, tmp_path):
+def test_a_run_imports_what_it_was_asked_for_and_neither_ray_nor_bitsandbytes(start, tmp_path):
     settings = [f"run={tmp_path / 'run'}", f"model.path={start}", "train.steps=1"]
     (tmp_path / "config.toml").write_text(CONFIG)
     config = f"load_config({str(tmp_path / 'config.toml')!r}, {settings})"
     begin = "from grpo_agents.config import load_config; from grpo_agents.trainer import train"
     found = loaded_by(f"{begin}; train({config})")
     assert "torch" in found
-    assert "ray" not in found
+    assert not {"ray", "bitsandbytes"} & set(found)
 
 
 def test_every_public_name_is_there():

@@ -1,13 +1,11 @@
 """examples/teacher/addition.py: the working is right, and the scripted anchor composes what no rollout said."""
 
 import asyncio
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from scripts import script
 from tiny import REPOSITORY
 
 from grpo_agents.rewards.component import RewardVector
@@ -75,12 +73,8 @@ def test_rollouts_without_working_give_no_reference():
 
 
 def test_the_tables_of_the_page_are_those_of_the_runs_that_are_kept():
-    folder = REPOSITORY / "examples" / "teacher"
-    assert len(list((folder / "results").glob("seed-*.json"))) == 5
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
-    script = "import experiment; print('\\n\\n'.join(experiment.tables()))"
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert len(list((REPOSITORY / "examples" / "teacher" / "results").glob("seed-*.json"))) == 5
     page = (REPOSITORY / "docs" / "teacher.md").read_text(encoding="utf-8")
-    found = done.stdout.strip().split("\n\n")
+    found = list(script("teacher/experiment.py").tables())
     assert len(found) == 3
     assert all(table in page for table in found)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from scripts import script
 from tiny import REPOSITORY
 
 MARKETS = REPOSITORY / "examples" / "markets"
@@ -85,21 +86,16 @@ def test_the_figures_by_hand(tmp_path):
     assert found["calculator"] == {"when_best": 1.0, "when_a_model_is_better": 1.0}
 
 
-TABLES = """
-import pathlib, sys
-import compare, picture, tables
-runs = compare.read_results()
-print(tables.all_of(runs))
-picture.draw(runs, pathlib.Path("front.svg"))
-"""
-
-
-def test_the_tables_and_the_picture_of_the_page_are_those_of_the_runs_that_are_kept(tmp_path):
+def test_the_tables_and_the_picture_of_the_page_are_those_of_the_runs_that_are_kept(tmp_path, monkeypatch):
     kept = [path.stem.rpartition("-") for path in (MARKETS / "results").glob("*.json")]
     seeds = {name: {seed for method, _, seed in kept if method == name} for name, _, _ in kept}
     assert set(map(len, seeds.values())) == {5}
     page = (REPOSITORY / "docs" / "orchestra.md").read_text(encoding="utf-8")
-    found = run(TABLES, tmp_path).strip().split("\n\n")
+    monkeypatch.syspath_prepend(MARKETS)
+    compare = script("markets/compare.py")
+    runs = compare.read_results()
+    found = compare.tables.all_of(runs).strip().split("\n\n")
+    compare.picture.draw(runs, tmp_path / "front.svg")
     assert len(found) == 4
     assert all(table in page for table in found)
     assert "](orchestra/front.svg)" in page
