@@ -1,13 +1,14 @@
 """What a soak concludes: whether what it sampled is flat, and what it must not leave behind.
 
 Flat. Samples that lie seconds apart are not independent, as the Theil-Sen interval assumes; so a life is cut into
-equal pieces, and the slope goes through their medians. Memory is what the process has alone (its own pages): pages of
-the object store are shared, come once and are bounded. It is flat where even the upper end of the interval comes to no
-more than 240 MiB in 24 hours. A week then takes less than 2 GiB; and steps of this model take a second or so, so that
-an hour has as many as days or weeks of a run on a model of use. Descriptors and threads: 96 in 24 hours, so that the
-usual limit of 1,024 is not reached within a week; how many environments hang just now is noise that hides no more than
-that. What grows by more, with the whole interval, grows. In between, and where no process lived for long enough,
-nothing can be said: so the second half of a long soak has no faults but those of the environment.
+equal pieces, and the slope goes through their medians. Memory is what no file backs: how much of the libraries
+a process has alone depends on who else is there, and pages of the object store come once and are bounded. It is flat
+where even the upper end of the interval comes to no more than 240 MiB in 24 hours. A week then takes less than 2 GiB;
+and steps of this model take a second or so, so that an hour has as many as days or weeks of a run on a model of use.
+Descriptors and threads: 96 in 24 hours, so that the usual limit of 1,024 is not reached within a week; how many
+environments hang just now is noise that hides no more than that. What grows by more, with the whole interval, grows.
+In between, and where no process lived for long enough, nothing can be said: so the second half of a long soak has no
+faults but those of the environment.
 """
 
 import os

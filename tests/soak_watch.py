@@ -32,7 +32,7 @@ TEMPORARY = (".partial*", "*.partial", "*.unfinished")
 
 @dataclass
 class Sample:
-    """A process at one time: bytes and counts; ``seconds`` since the soak began, ``own`` what nobody else maps."""
+    """A process at one time: bytes and counts; ``seconds`` since the soak began, ``own`` what no file backs."""
 
     seconds: float
     rss: int
@@ -132,14 +132,21 @@ class Watch:
         for process, command in found:
             try:
                 life = self.lives.setdefault((process.pid, process.create_time()), Life(process.pid, "other"))
-                memory = process.memory_full_info()
-                descriptors = _descriptors(process.pid, shm)
-                life.samples.append(Sample(now, memory.rss, memory.uss, descriptors, process.num_threads()))
+                rss, descriptors = process.memory_info().rss, _descriptors(process.pid, shm)
+                life.samples.append(Sample(now, rss, _own(process.pid), descriptors, process.num_threads()))
             except (psutil.Error, OSError):  # it has just ended
                 continue
             if life.role in PASSING:
                 life.role = role_of(command)
         self.moments.append(Moment(now, len(found), sum(shm.values()), len(temporary(self.run)), self.steps.made))
+
+
+def _own(pid):
+    """Bytes of a process that no file backs: its heaps and stacks, whoever else maps libraries and object store."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024 * int(line.split()[1])
+    raise ProcessLookupError(f"process {pid} has ended and has no memory")
 
 
 def _descriptors(pid, shm):
