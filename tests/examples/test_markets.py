@@ -86,12 +86,11 @@ def test_the_figures_by_hand(tmp_path):
     assert found["calculator"] == {"when_best": 1.0, "when_a_model_is_better": 1.0}
 
 
-def test_the_tables_and_the_picture_of_the_page_are_those_of_the_runs_that_are_kept(tmp_path, monkeypatch):
+def test_the_tables_and_the_picture_of_the_page_are_those_of_the_runs_that_are_kept(tmp_path):
     kept = [path.stem.rpartition("-") for path in (MARKETS / "results").glob("*.json")]
     seeds = {name: {seed for method, _, seed in kept if method == name} for name, _, _ in kept}
     assert set(map(len, seeds.values())) == {5}
     page = (REPOSITORY / "docs" / "orchestra.md").read_text(encoding="utf-8")
-    monkeypatch.syspath_prepend(MARKETS)
     compare = script("markets/compare.py")
     runs = compare.read_results()
     found = compare.tables.all_of(runs).strip().split("\n\n")
