@@ -87,6 +87,18 @@ class Estimator(Protocol):
         """What is added on the tokens of each turn: of every rollout of every group, (turns,)."""
         ...
 
+    def spread(self, groups: Sequence[Scores]) -> list[bool]:
+        """Of every group, whether anything in it did better than what it is compared with."""
+        ...
+
+
+def same(groups: Sequence[Scores], *, by_turn: bool = False) -> bool:
+    """True where all rollouts of all groups earned the same: one return, or the same at every turn."""
+    rollouts = [
+        turns if by_turn else np.array([back]) for g in groups for back, turns in zip(g.returns, g.turns, strict=True)
+    ]
+    return len({len(earned) for earned in rollouts}) <= 1 and all(map(equal, zip(*rollouts, strict=True)))
+
 
 def equal(values: np.ndarray) -> bool:
     """True where values do not differ beyond rounding."""
@@ -324,23 +336,20 @@ def assign_advantages(
         if not kept:
             continue
         scored = score_group(kept, group.preference, vector, config, maxima)
-        if len(kept) < 2 or scored.returns.std(ddof=1) >= config.min_std:
+        if _far_enough(scored, config):
             known.append(kept)
             scores.append(scored)
     turns = method.turn_advantages(scores)
-    part, tied = 0, len(groups) - len(scores)
+    part = 0
     for index, (kept, advantages) in enumerate(zip(known, method.advantages(scores), strict=True)):
-        spread = False
         for rollout, (trajectory, advantage) in enumerate(zip(kept, advantages, strict=True)):
             if not np.isnan(advantage):
                 part += 1
-                spread |= advantage != 0
                 trajectory.advantage = float(advantage)
                 if turns is not None:
                     for step, value in zip(trajectory.steps, turns[index][rollout], strict=True):
                         step.advantage = None if step.advantage is None else float(value)
-                    spread |= bool(np.any(turns[index][rollout]))
-        tied += not spread
+    tied = len(groups) - sum(method.spread(scores))
     everyone = sum(len(group.trajectories) for group in groups)
     return {"groups_tied": tied / max(1, len(groups)), "left_out": float(everyone - part)}
 
@@ -402,10 +411,10 @@ def turn_rewards(
     def earned(step: Step) -> float:
         total = 0.0
         for entry in vector:
-            value = step.rewards.get(entry.name, 0.0)
+            value, weight = step.rewards.get(entry.name, 0.0), weight_of(entry.name, preference)
             if entry.direction == "min":
                 value = -value / maxima.get(entry.name, 1.0)
-            total += weight_of(entry.name, preference) * value
+            total += weight * value if weight else 0.0  # what weighs nothing may be missing
         return total
 
     return np.array([earned(step) for step in trajectory.steps])
@@ -415,7 +424,17 @@ def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def has_spread(group: Group, vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float]) -> bool:
-    """Whether the rollouts of a group differ in their returns."""
+def has_spread(
+    group: Group, vector: RewardVector, config: AdvantageConfig, maxima: Mapping[str, float], method: Estimator
+) -> bool:
+    """Whether something is to be learned from a group, compared with itself alone."""
     known = [entry for entry in group.trajectories if takes_part(entry, group.preference, vector, config)]
-    return bool(known) and not equal(score_group(known, group.preference, vector, config, maxima).returns)
+    if not known:
+        return False
+    scored = score_group(known, group.preference, vector, config, maxima)
+    return _far_enough(scored, config) and method.spread([scored])[0]
+
+
+def _far_enough(scored: Scores, config: AdvantageConfig) -> bool:
+    """Whether the returns of a group lie so far apart that it takes part."""
+    return len(scored.returns) < 2 or scored.returns.std(ddof=1) >= config.min_std

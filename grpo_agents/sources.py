@@ -82,8 +82,8 @@ class Weighing:
         return figures | describe(groups, self.vector, self.maxima, self.config.gate, self.watched)
 
     def has_spread(self, group: Group) -> bool:
-        """Whether the rollouts of a group differ in their returns."""
-        return has_spread(group, self.vector, self.config, self.maxima)
+        """Whether something is to be learned from a group, compared with itself alone."""
+        return has_spread(group, self.vector, self.config, self.maxima, self.method)
 
 
 class PolicySource:

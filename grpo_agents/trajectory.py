@@ -173,6 +173,11 @@ class Trajectory:
         return counted + sum(int(sample.mask.sum()) for sample in self.samples)
 
     @property
+    def learned_tokens(self) -> int:
+        """The sampled tokens of the turns that are learned from."""
+        return self.sampled_tokens - sum(step.span[1] - step.span[0] for step in self.steps if step.advantage is None)
+
+    @property
     def trainable(self) -> bool:
         """False where turns have no token ids, as a hosted model gives none."""
         return bool(self.samples) or not self.steps

@@ -303,6 +303,11 @@ def test_a_group_that_is_left_out_whole(normalise, scale):
     assert figures == {"groups_tied": 1.0, "left_out": 2.0}
 
 
+def test_what_a_turn_lacks_and_weighs_nothing_spoils_nothing():
+    trajectory = Trajectory(steps=[Step(message={}, rewards={"outcome": 1.0, "cost": float("nan")})])
+    assert turn_rewards(trajectory, {"outcome": 1.0}, TRIPLE, {}).tolist() == [1.0]
+
+
 def test_no_groups_at_all():
     assert assign([]) == ([], {"groups_tied": 0.0, "left_out": 0.0})
 

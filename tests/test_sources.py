@@ -12,13 +12,15 @@ from grpo_agents.learner.batch import make_batch
 from grpo_agents.methods import Method
 from grpo_agents.methods.dapo import Dapo
 from grpo_agents.methods.dpo import Dpo
+from grpo_agents.methods.gigpo import GiGpo
 from grpo_agents.methods.grpo import Grpo
+from grpo_agents.methods.reinforce_pp import ReinforcePlusPlus
 from grpo_agents.rescoring import rescore
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.scoring import Scoring
 from grpo_agents.sources import DemonstrationSource, FrozenSource, PairSource, PolicySource, StoredSource, Weighing
 from grpo_agents.tasks import as_tasks
-from grpo_agents.trajectory import Group
+from grpo_agents.trajectory import Group, Step
 
 VECTOR = vector_of(outcome="max")
 
@@ -255,6 +257,27 @@ def test_a_masked_rollout_makes_no_spread():
     assert weigh.has_spread(group)
     group.trajectories[1].masked = True
     assert not weigh.has_spread(group)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "returns", "turns", "spread"),
+    [
+        (Dapo(), {}, [0.5, 0.55], [[], []], True),
+        (Dapo(), {"min_std": 0.1}, [0.5, 0.55], [[], []], False),  # it would be left out
+        (Dapo(supervision="process"), {}, [1.0, 1.0], [[1.0, 0.0], [0.0, 1.0]], True),
+        (Dapo(supervision="process"), {}, [1.0, 0.0], [[0.0], [0.0]], False),
+        (GiGpo(), {}, [1.0, 1.0], [[1.0, 0.0], [0.0, 1.0]], True),
+        (ReinforcePlusPlus(), {}, [1.0, 1.0], [[], []], False),
+    ],
+)
+def test_what_gives_way_is_what_nothing_would_be_learned_from(method, settings, returns, turns, spread):
+    """By the return, or by turns where the method looks at those."""
+    (group,) = groups_of(1)
+    for trajectory, back, rewards in zip(group.trajectories, returns, turns, strict=True):
+        trajectory.rewards["outcome"] = back
+        trajectory.steps = [Step(message={}, rewards={"outcome": reward}) for reward in rewards]
+    vector = RewardVector([Component("outcome", None)])
+    assert Weighing(vector, AdvantageConfig(**settings), {}, method).has_spread(group) == spread
 
 
 # Written by people

@@ -50,11 +50,11 @@ class Dpo(Method):
         return True
 
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
-        """1 for the best, −1 for the worst of those that said anything, NaN for the others; equal ones are no pair."""
+        """1 for the best, −1 for the worst of those with tokens to learn from, NaN for others; equals are no pair."""
         found = []
         for group in groups:
             signs = np.full(len(group.returns), np.nan)
-            said = np.flatnonzero([trajectory.sampled_tokens > 0 for trajectory in group.trajectories])
+            said = np.flatnonzero([trajectory.learned_tokens > 0 for trajectory in group.trajectories])
             returns = group.returns[said]
             if not equal(returns):
                 signs[said[returns.argmax()]], signs[said[returns.argmin()]] = 1.0, -1.0

@@ -49,6 +49,9 @@ def discounted(rewards: np.ndarray, discount: float) -> np.ndarray:
 
 
 def states(trajectory: Trajectory) -> list[str]:
-    """What the policy was told last before each turn, as JSON text."""
+    """What the policy was told last before each turn, as JSON text without the numbers that calls have."""
     told = [trajectory.prompt, *(step.observation for step in trajectory.steps[:-1])]
-    return [json.dumps(messages, sort_keys=True) for messages in told[: len(trajectory.steps)]]
+    return [
+        json.dumps([{**message, "tool_call_id": None} for message in messages], sort_keys=True)
+        for messages in told[: len(trajectory.steps)]
+    ]

@@ -44,7 +44,7 @@ class Grpo(Method):
     resample: int = Field(
         default=0,
         ge=0,
-        description="Up to so many times, groups whose returns are all equal give way to newly sampled ones "
+        description="Up to so many times, groups of which nothing would be learned give way to newly sampled ones "
         "(DAPO's dynamic sampling).",
     )
     clip_low: float = Field(default=0.2, ge=0, lt=1, description="ε below: ρ is clipped at 1 − clip_low.")

@@ -187,6 +187,14 @@ class Method(Section):
         """What is added to Â on the tokens of each turn, None for nothing: of each rollout of each group, (turns,)."""
         return None
 
+    def spread(self, groups: Sequence[Scores]) -> list[bool]:
+        """Of each group, whether anything in it did better than what it is compared with: here, any Â that is not 0."""
+        turns = self.turn_advantages(groups) or [[] for _ in groups]
+        return [
+            bool(np.nan_to_num(whole).any() or any(each.any() for each in single))
+            for whole, single in zip(self.advantages(groups), turns, strict=True)
+        ]
+
     def credit(self, episodes: Sequence[Episode]) -> None:
         """Changes Â of single tokens, once π_old, π_ref and values are known; all episodes of a batch at once."""
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from grpo_agents.advantage import Scores
+from grpo_agents.advantage import Scores, same
 from grpo_agents.methods.baselines import whitened
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.method import Episode, Tokens
 from grpo_agents.methods.surrogate import Kl, aggregate
+from grpo_agents.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +60,14 @@ class Ppo(Grpo):
         return [np.zeros(len(group.returns)) if process else group.returns for group in groups]
 
     def turn_advantages(self, groups: Sequence[Scores]) -> list[list[np.ndarray]] | None:
-        """The rewards of turns, with process supervision."""
-        return [group.turns for group in groups] if self.supervision == "process" else None
+        """The rewards of turns, with process supervision; of one that is not learned from, on the turn before it."""
+        if self.supervision == "outcome":
+            return None
+        return [list(map(_on_learned_turns, group.trajectories, group.turns)) for group in groups]
+
+    def spread(self, groups: Sequence[Scores]) -> list[bool]:
+        """Over the batch, as the critic is of no group."""
+        return [not same(groups, by_turn=self.supervision == "process")] * len(groups)
 
     def credit(self, episodes: Sequence[Episode]) -> None:
         """Rewards become advantages by GAE, and returns for the critic."""
@@ -96,6 +103,17 @@ class Ppo(Grpo):
         """Those of grpo, and ``value`` and ``value_error``, what the critic says and how wrong it is."""
         assert tokens.values is not None
         return super().figures(tokens) | {"value": tokens.values, "value_error": self.value_errors(tokens)}
+
+
+def _on_learned_turns(trajectory: Trajectory, rewards: np.ndarray) -> np.ndarray:
+    """The rewards of turns, (turns,), each at the last turn up to its own that is learned from."""
+    moved = np.zeros(len(rewards))
+    last = None
+    for turn, step in enumerate(trajectory.steps):
+        last = last if step.advantage is None else turn
+        if last is not None:
+            moved[last] += rewards[turn]
+    return moved
 
 
 def generalised_advantages(rewards: np.ndarray, values: np.ndarray, discount: float, decay: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from grpo_agents.advantage import Scores
+from grpo_agents.advantage import Scores, same
 from grpo_agents.methods.baselines import centred, whitened
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.method import Episode
@@ -28,13 +28,13 @@ class ReinforcePlusPlus(Grpo):
         """R itself."""
         return [group.returns for group in groups]
 
+    def spread(self, groups: Sequence[Scores]) -> list[bool]:
+        """Over the batch, of which all is compared with all."""
+        return [not same(groups)] * len(groups)
+
     def credit(self, episodes: Sequence[Episode]) -> None:
         """KL in the reward, then whitening."""
         super().credit(episodes)
-        self.whiten(episodes)
-
-    def whiten(self, episodes: Sequence[Episode]) -> None:
-        """Over all tokens of the episodes."""
         for episode, advantages in zip(episodes, whitened([e.advantages for e in episodes]), strict=True):
             episode.advantages = advantages
 
@@ -53,10 +53,14 @@ class ReinforcePlusPlusBaseline(ReinforcePlusPlus):
         """R − mean R."""
         return [centred(group.returns, divide_by_std=False) for group in groups]
 
-    def whiten(self, episodes: Sequence[Episode]) -> None:
-        """Over all tokens of the episodes; groups without any spread stay at 0, whatever the mean over tokens is."""
+    def spread(self, groups: Sequence[Scores]) -> list[bool]:
+        """Within each group."""
+        return Grpo.spread(self, groups)
+
+    def credit(self, episodes: Sequence[Episode]) -> None:
+        """KL in the reward, then whitening; a tied group takes no part in the mean, and keeps its KL alone."""
         spread = {episode.group for episode in episodes if np.any(episode.advantages)}
-        super().whiten(episodes)
-        for episode in episodes:
-            if episode.group not in spread:
-                episode.advantages = np.zeros(len(episode.advantages))
+        Grpo.credit(self, episodes)
+        values = [episode.advantages for episode in episodes]
+        for episode, white, scaled in zip(episodes, whitened(values), whitened(values, centre=False), strict=True):
+            episode.advantages = white if episode.group in spread else scaled

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ragged import advantages_on_tokens, assert_learns, episode, groups_of, on_turns, spread
-from tiny import advantages_of, group_of
+from tiny import advantages_of, group_of, vector_of
 
 from grpo_agents.advantage import AdvantageConfig, assign_advantages
 from grpo_agents.methods import make_method
@@ -100,6 +100,33 @@ def test_its_baseline_variant_leaves_groups_without_spread_alone():
     silent = tokens.group != 1
     assert (tokens.advantages[silent] == 0).all()
     assert (tokens.advantages[~silent] != 0).all()
+
+
+def test_its_baseline_variant_pushes_tied_groups_by_their_kl_alone():
+    groups = groups_of(np.random.default_rng(0), [1.0, 0.0], [0.7, 0.7])
+    method = ReinforcePlusPlusBaseline(kl_weight=0.01, kl="k1", kl_in="reward")
+    tokens = advantages_on_tokens(method, groups)
+    lengths = np.bincount(tokens.trajectory.numpy())
+    costs = np.split((tokens.old - tokens.reference).numpy(), np.cumsum(lengths)[:-1])
+    left = [-0.01 * np.array([cost[t:].sum() for t in range(len(cost))]) for cost in costs]
+    pooled = np.concatenate([left[0] + 0.5, left[1] - 0.5, left[2], left[3]])
+    expected = [(np.concatenate([left[0] + 0.5, left[1] - 0.5]) - pooled.mean()), *left[2:]]
+    assert tokens.advantages.numpy() == pytest.approx(np.concatenate(expected) / pooled.std(ddof=1), rel=1e-4)
+
+
+@pytest.mark.parametrize(("returns", "baseline", "plain"), [
+    ([[1, 0], [1, 1]], [True, False], [True, True]),
+    ([[1, 1], [0, 0]], [False, False], [True, True]),
+    ([[1, 1], [1, 1]], [False, False], [False, False]),
+    ([[0, 0], [0, 0]], [False, False], [False, False]),
+])  # fmt: skip
+def test_a_group_is_tied_where_nothing_in_it_is_better_than_what_it_is_compared_with(returns, baseline, plain):
+    """With REINFORCE++ that is the whole batch, whatever the returns are."""
+    for method, expected in ((ReinforcePlusPlusBaseline(), baseline), (ReinforcePlusPlus(), plain), (Grpo(), baseline)):
+        figures = assign_advantages(
+            [group_of(row) for row in returns], vector_of(outcome="max"), AdvantageConfig(), {}, method
+        )
+        assert figures["groups_tied"] == 1 - np.mean(expected)
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.5])

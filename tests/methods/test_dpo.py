@@ -5,11 +5,24 @@ import pytest
 import torch
 from tiny import group_of, part_of, ragged_tokens, sampled, vector_of
 
-from grpo_agents.advantage import AdvantageConfig, score_group
+from grpo_agents.advantage import AdvantageConfig, assign_advantages, score_group
+from grpo_agents.learner.batch import make_batch
 from grpo_agents.methods import coefficients
 from grpo_agents.methods.dpo import Dpo
+from grpo_agents.trajectory import Step
 
 LENGTHS = (3, 1, 5, 2, 4, 3)
+
+
+def test_a_rollout_of_which_nothing_is_learned_is_half_of_no_pair():
+    group = group_of([1.0, 0.5, 0.0])
+    for trajectory in group.trajectories:
+        said = sampled(np.random.default_rng(0), 97, 3, [(4, 1)])
+        trajectory.samples, trajectory.steps = said.samples, [Step(message={}, span=(3, 7))]
+    group.trajectories[2].steps[0].message = {"tool_calls": [{"invalid": "no JSON"}]}
+    assign_advantages([group], vector_of(outcome="max"), AdvantageConfig(drop=["unreadable"]), {}, Dpo())
+    assert [trajectory.advantage for trajectory in group.trajectories] == [1, -1, None]
+    assert make_batch(group.trajectories).trajectories == 2
 
 
 def pairs(dtype=torch.float64, seed=0):

@@ -66,6 +66,22 @@ def test_an_observation_that_nobody_else_met_says_nothing():
     assert second == pytest.approx([-half, 0], abs=1e-5)
 
 
+def test_a_room_is_the_same_after_any_number_of_calls():
+    """A tool's message names the call that it answers by a number that counts through the conversation."""
+    rng = np.random.default_rng(0)
+    walks = [
+        episode(rng, [0, 1], sees=["start", "room", "end"]),
+        episode(rng, [0, 0, 0], sees=["start", "hall", "room", "end"]),
+    ]
+    for walk in walks:
+        for number, step in enumerate(walk.steps):
+            step.observation = ({**step.observation[0], "tool_call_id": f"call{number:05d}"},)
+    advantages_on_tokens(GiGpo(), [Group({}, {}, walks)])
+    assert walks[0].steps[1].advantage == pytest.approx(1 / np.sqrt(2), abs=1e-5)
+    assert walks[1].steps[2].advantage == pytest.approx(-1 / np.sqrt(2), abs=1e-5)
+    assert walks[1].steps[1].advantage == 0
+
+
 def test_observations_of_other_groups_are_others():
     rng = np.random.default_rng(0)
     walks = [episode(rng, [reward], sees=["start", "end"]) for reward in (1, 0, 5, 5)]

@@ -4,7 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from tiny import group_of, part_of, ragged_tokens, sampled, vector_of
+from ragged import episode as turns_of
+from tiny import part_of, ragged_tokens, sampled, vector_of
 
 from grpo_agents.advantage import AdvantageConfig, score_group
 from grpo_agents.learner.batch import assign_credit, make_batch
@@ -145,14 +146,49 @@ def test_with_process_supervision_every_turn_has_its_reward_on_its_last_token():
 
 
 def test_what_rewards_alone_give_is_the_reward():
-    group = group_of([1.0, 0.0, 0.0])
-    scores = score_group(group.trajectories, {}, vector_of(outcome="max"), AdvantageConfig(), {})
-    scores.turns = [np.array([0.5, 1.0])] * 3
-    assert Ppo().advantages([scores])[0].tolist() == [1.0, 0.0, 0.0]
+    rollouts = [turns_of(np.random.default_rng(0), rewards) for rewards in ([0.5, 1.0], [0, 0], [0, -1.0])]
+    scores = score_group(rollouts, {}, vector_of(outcome="max"), AdvantageConfig(), {})
+    assert Ppo().advantages([scores])[0].tolist() == [1.5, 0.0, -1.0]
     assert Ppo().turn_advantages([scores]) is None
     process = Ppo(supervision="process")
     assert process.advantages([scores])[0].tolist() == [0.0] * 3
-    assert [turns.tolist() for turns in process.turn_advantages([scores])[0]] == [[0.5, 1.0]] * 3
+    assert [turns.tolist() for turns in process.turn_advantages([scores])[0]] == [[0.5, 1.0], [0, 0], [0, -1.0]]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "expected"), [((1,), [-0.5, 0, 3]), ((1, 2), [2.5, 0, 0]), ((0,), [0, -1, 3]), ((0, 1, 2), [0, 0, 0])]
+)
+def test_the_reward_of_a_turn_that_is_not_learned_from_is_on_the_one_before_it(dropped, expected):
+    rollout = turns_of(np.random.default_rng(0), [0.5, -1.0, 3.0])
+    for turn in dropped:
+        rollout.steps[turn].advantage = None
+    scores = score_group([rollout], {}, vector_of(outcome="max"), AdvantageConfig(), {})
+    assert Ppo(supervision="process").turn_advantages([scores])[0][0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("rewards", "outcome", "process"),
+    [
+        ([[1.0, 0], [0, 1.0]], [False], [True]),  # the critic of turns learns when it came
+        ([[1.0, 0], [0, 1.0, 1.0]], [True], [True]),
+        ([[1.0], [1.0]], [False], [False]),
+        ([[0.1, 0.2]] * 3, [False], [False]),
+        ([[1.0]], [False], [False]),
+    ],
+)
+def test_rewards_that_are_all_alike_teach_nothing(rewards, outcome, process):
+    rollouts = [turns_of(np.random.default_rng(0), turns) for turns in rewards]
+    scores = score_group(rollouts, {}, vector_of(outcome="max"), AdvantageConfig(), {})
+    assert Ppo().spread([scores]) == outcome
+    assert Ppo(supervision="process").spread([scores]) == process
+
+
+def test_rollouts_are_compared_over_the_batch():
+    groups = [
+        score_group([turns_of(np.random.default_rng(0), [reward])], {}, vector_of(outcome="max"), AdvantageConfig(), {})
+        for reward in (1.0, 0.0)
+    ]
+    assert Ppo().spread(groups) == [True, True]
 
 
 def test_whitened_advantages_leave_the_returns_as_they_are():
