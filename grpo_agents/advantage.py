@@ -359,9 +359,7 @@ def takes_part(
 ) -> bool:
     """Whether all that counts of a trajectory is known, and nothing keeps it out of learning."""
     known = values_that_count(trajectory.rewards, preference, vector, config.gate) is not None
-    cut = trajectory.truncated and trajectory.stop_reason != "budget"  # at its end the last message is judged
-    unanswered = cut or not trajectory.final.strip()
-    return known and not trajectory.masked and not ("unanswered" in config.drop and unanswered)
+    return known and not trajectory.masked and (trajectory.answered or "unanswered" not in config.drop)
 
 
 def _unreadable(step: Step) -> bool:

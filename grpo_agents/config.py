@@ -115,6 +115,8 @@ class PreferenceConfig(Section):
     def _one_of_them(self) -> PreferenceConfig:
         if self.choices is not None and self.simplex is not None:
             raise ValueError("preference.choices and preference.simplex exclude each other")
+        if self.floor and self.simplex is None:
+            raise ValueError("preference.floor is of preference.simplex, which is not set")
         return self
 
 

@@ -256,9 +256,9 @@ class Trainer:
         reward_model = self.parts.moving_reward_model
         if reward_model is None:
             return {}
-        reward_model.observe(groups, self.parts.vector)
+        figures = reward_model.observe(groups, self.parts.vector)
         every = reward_model.config.retrain_every
-        return reward_model.learn() if every is not None and (step + 1) % every == 0 else {}
+        return figures | (reward_model.learn() if every is not None and (step + 1) % every == 0 else {})
 
     def _sync_if_due(self, step: int) -> None:
         """Hands the weights to the engine, which wakes, where it is about to sample; nothing is sampled meanwhile."""

@@ -173,6 +173,13 @@ class Trajectory:
         return counted + sum(int(sample.mask.sum()) for sample in self.samples)
 
     @property
+    def answered(self) -> bool:
+        """False where it was cut short before an answer, or its last message neither says nor calls anything."""
+        if self.truncated:  # the last message of an episode without budget left is judged, what else ends it is not
+            return self.stop_reason == "budget" and bool(self.final.strip())
+        return bool(self.final.strip() or (self.steps and self.steps[-1].message.get("tool_calls")))
+
+    @property
     def learned_tokens(self) -> int:
         """The sampled tokens of the turns that are learned from."""
         return self.sampled_tokens - sum(step.span[1] - step.span[0] for step in self.steps if step.advantage is None)

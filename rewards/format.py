@@ -9,7 +9,7 @@ from grpo_agents.trajectory import Trajectory
 @component
 def format(trajectory: Trajectory) -> float:
     """Share of its turns without a tool call that could not be read, run or finished; 0 where it gave no answer."""
-    if trajectory.truncated or not trajectory.steps:
+    if not trajectory.answered:
         return 0.0
     good = [
         step.finish_reason == "stop"

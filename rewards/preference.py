@@ -10,11 +10,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+
+ROUNDING = 1e-9
+"""So little above a whole step is that step: 0.3 is 3 of 10."""
 
 
 class Preferences(Protocol):
@@ -61,18 +65,24 @@ class Simplex:
         unknown = [name for name in self.floor if name not in self.components]
         if unknown:
             raise ValueError(f"preference.floor names {unknown[0]!r}, which is not among {', '.join(self.components)}")
-        if sum(self.floor.values()) > 1:
-            raise ValueError("preference.floor sums to more than 1")
+        if sum(least := self._floors()) > self.steps:
+            raise ValueError(
+                f"preference.floor sums to more than 1, in steps of 1/{self.steps}: {sum(least)}/{self.steps}. Lower it"
+            )
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """One point of the simplex."""
-        floor = [round(self.floor.get(name, 0.0) * self.steps) for name in self.components]
+        floor = self._floors()
         free = self.steps - sum(floor)
         bars = np.sort(rng.choice(free + len(floor) - 1, size=len(floor) - 1, replace=False))
         parts = np.diff(np.concatenate([[-1], bars, [free + len(floor) - 1]])) - 1
         return {
             name: (low + int(part)) / self.steps for name, low, part in zip(self.components, floor, parts, strict=True)
         }
+
+    def _floors(self) -> list[int]:
+        """The least whole steps that are not below the floor, but for rounding, by component."""
+        return [math.ceil(self.floor.get(name, 0.0) * self.steps - ROUNDING) for name in self.components]
 
 
 def check_weights(preference: Mapping[str, float]) -> None:

@@ -9,6 +9,6 @@ from grpo_agents.trajectory import Group
 
 
 @component(name="reward_model", per="group", worst=None)
-def learned(group: Group, reward_model: Any) -> list[float]:
+def learned(group: Group, reward_model: Any) -> list[float | ValueError]:
     """Its score of every rollout of the group, computed together."""
     return reward_model.score(group.trajectories)

@@ -166,9 +166,13 @@ def reward_model(
         assert trajectories is not None
         scoring = store.read_scoring(trajectories)
         vector = () if scoring is None else scoring.vector
-        known = judge.encode_pairs(best_and_worst(store.read_groups(trajectories), label, vector))
-        if not known:
+        found = best_and_worst(store.read_groups(trajectories), label, vector)
+        if not found:
             raise ValueError(f"{trajectories}: no group has trajectories that differ in {label!r}")
+        known = judge.encode_pairs(found)
+        if left_out := len(found) - len(known):
+            longer = f"of {len(found)} pairs have more than {judge.config.max_tokens} tokens, and are left out"
+            typer.echo(f"{left_out} {longer}", err=True)
     for epoch in range(epochs):
         figures = judge.learn(known)
         typer.echo(

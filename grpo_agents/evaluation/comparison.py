@@ -90,7 +90,8 @@ def compare(
         ValueError: They share no task.
     """
     directions = {entry.name: entry.direction for entry in vector}
-    sides = [_measures(side, vector, maxima or {}, gate) for side in (here, there)]
+    taken = [name for name in TAKEN if getattr(here, name).any() or getattr(there, name).any()]
+    sides = [_measures(side, taken, vector, maxima or {}, gate) for side in (here, there)]
     tasks = [{side.task.values[code] for code in np.unique(side.task.codes)} for side in (here, there)]
     if not tasks[0] & tasks[1]:
         raise ValueError("the two sides share no task: compare evaluations of the same tasks")
@@ -110,12 +111,15 @@ def compare(
 
 
 def _measures(
-    episodes: Episodes, vector: Sequence[Component], maxima: Mapping[str, float], gate: str | None
+    episodes: Episodes,
+    taken: Sequence[str],
+    vector: Sequence[Component],
+    maxima: Mapping[str, float],
+    gate: str | None,
 ) -> dict[str, np.ndarray]:
-    """What is compared, (episodes,) each, NaN where it is missing; what no episode takes is left out."""
+    """What is compared, (episodes,) each, NaN where it is missing."""
     scalar = {"reward": scalar_rewards(episodes, vector, maxima, gate)} if vector else {}
-    taken = {name: values for name in TAKEN if (values := getattr(episodes, name)).any()}
-    return {**scalar, **episodes.rewards, **taken}
+    return {**scalar, **episodes.rewards, **{name: getattr(episodes, name) for name in taken}}
 
 
 def _by_task(episodes: Episodes, values: np.ndarray) -> dict[tuple[str, str], float]:

@@ -149,14 +149,16 @@ def _measure(episodes: Episodes, values: np.ndarray, reasons: Coded | None, comp
 
 
 def _share_of_best(episodes: Episodes, reward: np.ndarray, best: Best) -> Interval | None:
-    """Σ U / Σ best over the episodes of which both are known."""
+    """Σ U / Σ best over the episodes of which both are known; None where a best is negative, or all are 0."""
     pairs, places = np.unique(np.stack([episodes.task.codes, episodes.preference.codes]), axis=1, return_inverse=True)
     found = [
         best(episodes.task_of(int(task)), dict(episodes.preference.values[preference])) for task, preference in pairs.T
     ]
     top = np.array([np.nan if value is None else value for value in found])[places.ravel()]
     known = ~np.isnan(top) & ~np.isnan(reward)
-    return ratio_interval(reward[known], top[known], episodes.task.codes[known]) if known.any() else None
+    if (top[known] < 0).any() or not top[known].any():
+        return None
+    return ratio_interval(reward[known], top[known], episodes.task.codes[known])
 
 
 def _draws(episodes: Episodes, values: np.ndarray) -> dict[int, Drawn]:

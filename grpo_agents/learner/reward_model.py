@@ -70,19 +70,25 @@ class RewardModel:
         return ids
 
     def encode_pairs(self, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> list[Pair]:
-        """The tokens of better and worse trajectories."""
-        return [
-            (self.encode(better.messages(), better.tools), self.encode(worse.messages(), worse.tools))
-            for better, worse in pairs
-        ]
+        """The tokens of better and worse trajectories, without pairs of which one is longer than ``max_tokens``."""
+        encoded = [(self._encode_whole(better), self._encode_whole(worse)) for better, worse in pairs]
+        return [(better, worse) for better, worse in encoded if isinstance(better, list) and isinstance(worse, list)]
 
-    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        """What each conversation is worth."""
-        sequences = [self.encode(trajectory.messages(), trajectory.tools) for trajectory in trajectories]
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float | ValueError]:
+        """What each conversation is worth; of one that is longer than ``max_tokens`` the error that says so."""
+        encoded = [self._encode_whole(trajectory) for trajectory in trajectories]
+        sequences = [ids for ids in encoded if isinstance(ids, list)]
         size = self.config.batch
         with torch.no_grad():
             parts = [self.forward(sequences[start : start + size]) for start in range(0, len(sequences), size)]
-        return torch.cat(parts).tolist() if parts else []
+        scores = iter([score for part in parts for score in part.tolist()])
+        return [next(scores) if isinstance(ids, list) else ids for ids in encoded]
+
+    def _encode_whole(self, trajectory: Trajectory) -> list[int] | ValueError:
+        try:
+            return self.encode(trajectory.messages(), trajectory.tools)
+        except ValueError as error:
+            return error
 
     def forward(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         """The score of each sequence, with a gradient, (sequences,)."""
@@ -99,9 +105,16 @@ class RewardModel:
 
     # Learning
 
-    def observe(self, groups: Sequence[Group], vector: Iterable[Component]) -> None:
-        """Notes a pair of each group: its best against its worst by ``label``; none where they are equal."""
-        self._new += self.encode_pairs(best_and_worst(groups, self.config.label, vector))
+    def observe(self, groups: Sequence[Group], vector: Iterable[Component]) -> dict[str, float]:
+        """Notes a pair of each group: its best against its worst by ``label``; none where they are equal.
+
+        Returns:
+            ``reward_model/too_long``: how many pairs are left out, as one is longer than ``max_tokens``.
+        """
+        pairs = best_and_worst(groups, self.config.label, vector)
+        noted = self.encode_pairs(pairs)
+        self._new += noted
+        return {"reward_model/too_long": float(len(pairs) - len(noted))}
 
     def learn(self, pairs: Sequence[Pair] = ()) -> dict[str, float]:
         """One pass over what was noted and the pairs given, older ones among them; −log σ(r_better − r_worse).

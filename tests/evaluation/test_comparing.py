@@ -1,5 +1,7 @@
 """Episodes of the same tasks beside each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -41,6 +43,13 @@ def test_tasks_are_paired_and_their_rollouts_averaged():
     text = found.as_markdown()
     assert "paired by 12 tasks, each counted once; 1 tasks only here and 0 only there take no part" in text
     assert "smallest that 80% would show" in text
+
+
+def test_who_takes_nothing_is_compared_with_who_does():
+    spending = [played(task, 1.0, 0.5) for task in range(3)]
+    thrifty = [replace(one, steps=[Step({"role": "assistant", "content": "x"})]) for one in spending]
+    found = compare(Episodes.of(thrifty), Episodes.of(spending), VECTOR, {"cost": 4.0}).measures
+    assert [found[name].difference.interval.mean for name in ("calls", "dollars")] == [-1.0, -0.5]
 
 
 def test_what_is_missing_on_one_side_takes_no_part():

@@ -221,6 +221,13 @@ class TestShareOfTheBest:
         assert both.share_of_best is not None
         assert both.share_of_best.mean == pytest.approx(1.0)
 
+    @pytest.mark.parametrize(("worth", "share"), [([0.0, 0.0], None), ([-1.0, 2.0], None), ([0.0, 2.0], 0.5)])
+    def test_there_is_none_of_nothing_or_of_a_loss(self, worth, share):
+        expected = {number: {"only": {"outcome": value}} for number, value in enumerate(worth)}
+        best = evaluation.best_of(lambda task: expected[task["id"]], [OUTCOME], {}, None)
+        found = evaluation.evaluate([episode(0, 0.0), episode(1, 1.0)], [OUTCOME], {}, None, best).share_of_best
+        assert (found and found.mean) == share
+
 
 def test_markdown_says_what_the_table_says():
     rollouts = [episode("a", 1.0, tools=[("ask",)], error="a|b <script>\n*c*", stop_reason="error")]

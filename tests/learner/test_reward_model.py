@@ -59,6 +59,24 @@ def test_the_component_scores_a_group_and_says_what_is_too_long(folder):
     assert "longer than reward_model.max_tokens = 3" in group.trajectories[0].missing["reward_model"]
 
 
+def test_one_that_is_too_long_costs_the_others_nothing(folder):
+    groups = [Group({}, {}, [said("2", 1.0), said("1+1=" * 50 + "2", 0.0, index=1), said("7", 0.5, index=2)])]
+    reward_model = RewardModel(RewardModelConfig(path=str(folder), max_tokens=60))
+    vector = RewardVector([named("reward_model", {})])
+    vector.score(groups, {"reward_model": reward_model})
+    short, long, other = groups[0].trajectories
+    alone = [score for one in (short, other) for score in reward_model.score([one])]
+    assert [short.rewards["reward_model"], other.rewards["reward_model"]] == pytest.approx(alone, abs=1e-5)
+    assert long.rewards["reward_model"] is None
+    assert "longer than reward_model.max_tokens = 60" in long.missing["reward_model"]
+    outcome = vector_of(outcome="max")
+    assert reward_model.observe(groups, outcome) == {"reward_model/too_long": 1.0}
+    assert reward_model.learn() == {"reward_model/pairs": 0.0}
+    long.rewards["outcome"] = None
+    assert reward_model.observe(groups, outcome) == {"reward_model/too_long": 0.0}
+    assert reward_model.learn()["reward_model/pairs"] == 1.0
+
+
 def test_the_loss_and_its_gradient_are_bradley_and_terrys(folder):
     """−log σ(r_better − r_worse): σ(−Δ) pushes the better up and the worse down."""
     reward_model = RewardModel(RewardModelConfig(path=str(folder), lr=1e-12))

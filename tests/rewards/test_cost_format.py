@@ -45,6 +45,9 @@ CUT = Step({"content": "7"}, finish_reason="length")
         ([CUT], 0.0),
         ([Step({"content": "", "tool_calls": None}), GOOD], 1.0),
         ([], 0.0),
+        ([Step({"content": " "})], 0.0),
+        ([Step({"content": "", "reasoning_content": "7, I think"})], 0.0),
+        ([GOOD, Step({"content": "", "tool_calls": [{"function": {"name": "finish"}}]})], 1.0),
     ],
 )
 def test_format_is_the_share_of_turns_in_good_form(steps, value):
@@ -54,3 +57,8 @@ def test_format_is_the_share_of_turns_in_good_form(steps, value):
 @pytest.mark.parametrize("reason", ["turns", "tokens", "context", "truncated", "deadline"])
 def test_no_answer_is_no_form(reason):
     assert format(Trajectory(steps=[GOOD], stop_reason=reason)) == 0.0
+
+
+def test_the_last_message_of_a_budget_is_an_answer():
+    assert format(Trajectory(steps=[FAILED, GOOD], stop_reason="budget")) == 1 / 2
+    assert format(Trajectory(steps=[GOOD, FAILED], stop_reason="budget")) == 0.0

@@ -33,6 +33,13 @@ def test_simplex_weights_sum_to_one_above_their_floor_in_whole_steps():
         assert all(abs(20 * weight - round(20 * weight)) < 1e-9 for weight in drawn.values())
 
 
+@pytest.mark.parametrize(("floor", "least"), [(0.25, 0.3), (0.04, 0.1), (0.3, 0.3), (0.7, 0.7), (0.0, 0.0)])
+def test_no_weight_is_below_a_floor_between_steps(floor, least):
+    rng = np.random.default_rng(1)
+    drawn = [Simplex(("a", "b"), floor={"a": floor}).draw(rng)["a"] for _ in range(300)]
+    assert min(drawn) == least
+
+
 def test_simplex_is_uniform():
     rng = np.random.default_rng(2)
     counts = Counter(tuple(Simplex(("a", "b", "c"), steps=3).draw(rng).values()) for _ in range(10_000))
@@ -67,3 +74,5 @@ def test_bad_settings_are_refused():
         Simplex(("outcome", "cost"), floor={"cots": 0.1})
     with pytest.raises(ValueError, match="sums to more than 1"):
         Simplex(("outcome", "cost"), floor={"outcome": 0.6, "cost": 0.6})
+    with pytest.raises(ValueError, match=r"sums to more than 1, in steps of 1/10: 12/10\. Lower it"):
+        Simplex(tuple("abcd"), floor={"a": 0.35, "b": 0.35, "c": 0.15, "d": 0.15})
