@@ -94,10 +94,8 @@ class Estimator(Protocol):
 
 def same(groups: Sequence[Scores], *, by_turn: bool = False) -> bool:
     """True where all rollouts of all groups earned the same: one return, or the same at every turn."""
-    rollouts = [
-        turns if by_turn else np.array([back]) for g in groups for back, turns in zip(g.returns, g.turns, strict=True)
-    ]
-    return len({len(earned) for earned in rollouts}) <= 1 and all(map(equal, zip(*rollouts, strict=True)))
+    rollouts = [earned for group in groups for earned in (group.turns if by_turn else group.returns[:, None])]
+    return len(set(map(len, rollouts))) <= 1 and all(equal(column) for column in np.array(rollouts).T)
 
 
 def equal(values: np.ndarray) -> bool:

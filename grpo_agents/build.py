@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -112,8 +112,9 @@ class Parts:
         """A rollout in this process, and its tasks."""
         config = self.config
         options = config.env.made_with(config.eval.env_options if evaluating else None)
-        where = config.eval.source if evaluating and config.eval.source.source else config.tasks
-        make, tasks = environment(config.env.id, options, where, seed=mix(config.seed, 4 + evaluating))
+        own = evaluating and config.eval.source.source
+        where, section = (config.eval.source, "eval.source") if own else (config.tasks, "tasks")
+        make, tasks = environment(config.env.id, options, where, section, seed=mix(config.seed, 4 + evaluating))
         rollout = Rollout(
             make,
             self.chat,
@@ -129,6 +130,17 @@ class Parts:
         )
         self._rollouts.append(rollout)
         return rollout, tasks
+
+
+@contextmanager
+def _blaming(key: str) -> Iterator[None]:
+    """Says of which key of the config something is wrong."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        if type(error) not in (FileNotFoundError, ValueError):
+            raise
+        raise type(error)(f"{key}: {error}") from error
 
 
 def build(config: Config, *, learning: bool = False, say: Callable[[str], None] = print) -> Parts:
@@ -158,7 +170,8 @@ def _build(
     config: Config, leave: Callable[[], None] | None = None, *, learning: bool, say: Callable[[str], None]
 ) -> Parts:
     """The parts of a run, on a Ray cluster where there is something to leave."""
-    env = make_env(config.env.id, **config.env.made_with())
+    with _blaming("env.id"):
+        env = make_env(config.env.id, **config.env.made_with())
     vector, watched = make_vector(config.rewards, env)
     check_gate(config.advantage, vector)
     check_maxima(env.maxima, [*env.components, *vector.names])
@@ -219,14 +232,15 @@ def _make_reward_model(config: Config, vector: RewardVector, watched: tuple[Comp
 
 
 def environment(
-    name: str, options: dict[str, Any], source: TasksConfig, *, seed: int
+    name: str, options: dict[str, Any], source: TasksConfig, section: str, *, seed: int
 ) -> tuple[Callable[[], AgentEnv], Tasks]:
-    """A maker of environments and the tasks that they are to pose."""
+    """A maker of environments and the tasks that they are to pose, as a section of the config says."""
     tasks = None
     if source.source is not None:
-        tasks = load_tasks(
-            source.source, split=source.split, columns=source.columns, skip_broken=source.skip_broken, seed=seed
-        )
+        with _blaming(f"{section}.source"):
+            tasks = load_tasks(
+                source.source, split=source.split, columns=source.columns, skip_broken=source.skip_broken, seed=seed
+            )
         options = {**options, "tasks": tasks}
     # One that lives elsewhere is asked once what it is, so that a server may be away for a while later.
     make = make_remote(name, **options).another if is_remote(name) else partial(make_env, name, **options)
@@ -247,7 +261,8 @@ def make_vector(config: RewardsConfig, env: AgentEnv) -> tuple[RewardVector, tup
     given = {name: from_environment(name) for name in env.components}
 
     def read(named: list[str] | str, key: str) -> RewardVector:
-        return rewards.as_vector(load_object(named) if isinstance(named, str) else named, given, f"{key} {named!r}")
+        with _blaming(key):
+            return rewards.as_vector(load_object(named) if isinstance(named, str) else named, given, repr(named))
 
     vector = read(config.vector, "rewards.vector")
     watched = tuple(read(config.watch, "rewards.watch")) if config.watch else ()

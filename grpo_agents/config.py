@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -412,6 +412,14 @@ def save_config(config: Config, path: Path) -> None:
     table = config.model_dump()
     unset = ", ".join(_take_unset(table))
     write_whole(path, f"# What every key came to. Not set: {unset}\n\n{tomli_w.dumps(table)}")
+
+
+def flat(table: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Every key of a table and of those in it, as ``train.steps``, and its value."""
+    found = {}
+    for key, value in table.items():
+        found |= flat(value, f"{section}{key}.") if isinstance(value, Mapping) else {section + key: value}
+    return found
 
 
 def _take_unset(table: dict[str, Any], section: str = "") -> list[str]:

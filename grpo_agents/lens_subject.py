@@ -46,12 +46,12 @@ def find(
             return path, found[0], next(g for g in groups if g.trajectories[0].group == found[0]["group"])
     known = [f"{place['group']}.{place['index']}" for place in places]  # of the first file
     near = difflib.get_close_matches(trajectory, known, n=1)
-    where = files[0] if len(files) == 1 else f"any of {len(files)} files; {files[0]}"
+    where = files[0] if len(files) == 1 else f"any of {len(files)} files"
     shown = ", ".join(known[:12]) + (f" … {known[-1]}" if len(known) > 12 else "")
     raise ValueError(
         f"there is no trajectory {trajectory} in {where}"
-        + (f". Did you mean {near[0]}?" if near else "")
-        + f" It holds {shown}"
+        + (f". Did you mean {near[0]}?" if near else ".")
+        + f" An id is GROUP.INDEX; {files[0]} holds {shown}"
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from grpo_agents import checkpoint, store
 from grpo_agents.alarms import Alarms
 from grpo_agents.build import Parts
+from grpo_agents.config import Config, flat
 from grpo_agents.curriculum import Curriculum
 from grpo_agents.learner.learner import Learner
 from grpo_agents.learner.saved import MODEL_FOLDER
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 AHEAD_FILE = "ahead.parquet"
 CURRICULUM_FILE = "curriculum.npy"
+
+MOVABLE = ("run", "train.steps", "cluster.")
+"""What a run is free to change when it goes on."""
+
+SCORED = ("rewards.", "preference.", "advantage.gate")
+"""What it must not, as evaluations before and after could not be compared."""
 
 
 class RunState:
@@ -78,7 +85,7 @@ class RunState:
             if (counts := self.counts) is not None:
                 np.save(folder / CURRICULUM_FILE, counts)
 
-        state = {**self.learner.counts, "alarms": self.alarms.state}
+        state = {**self.learner.counts, "alarms": self.alarms.state, "config": _fixed(self.parts.config)}
         if ahead is not None:
             state["ahead"] = ahead[1]
         checkpoint.write(self.root, done, state, fill, self.config.keep)
@@ -90,7 +97,7 @@ class RunState:
             How many steps had been done, 0 where there is no such checkpoint; and the batch that was sampled ahead.
 
         Raises:
-            ValueError: It is after more steps than the run is to have.
+            ValueError: It is after more steps than the run is to have, or of a run that was scored in another way.
         """
         found = checkpoint.latest(self.root, self.say)
         if found is None:
@@ -101,6 +108,7 @@ class RunState:
                 f"train.steps is {self.config.steps}, and {found.folder} is after {found.step} steps: set "
                 f"train.steps to at least {found.step}, or remove the checkpoints that come too late"
             )
+        self._compare(found)
         self.learner.restore(found.folder, found.state)
         self.alarms.restore(found.state.get("alarms", {}))
         if (reward_model := self.parts.moving_reward_model) is not None:
@@ -109,6 +117,21 @@ class RunState:
         self._restore_counts(found)
         self.say(f"going on from {found.folder}, after {found.step} steps")
         return found.step, ahead
+
+    def _compare(self, found: checkpoint.Checkpoint) -> None:
+        """Says what the config has that it had not when a checkpoint was written."""
+        now = _fixed(self.parts.config)
+        before = found.state.get("config", now)  # older checkpoints have none
+        changed = [key for key in before | now if before.get(key) != now.get(key)]
+        if scored := [key for key in changed if key.startswith(SCORED)]:
+            raise ValueError(
+                f"{self.root.parent}: {scored[0]} was {before.get(scored[0])}, and is {now.get(scored[0])} now. A run goes on "
+                "with the rewards that it began with, as its evaluations could not be compared. Set it back, or begin "
+                "another run from this one's model (model.path)"
+            )
+        if changed:
+            said = ", ".join(f"{key} (was {before.get(key)}, is {now.get(key)})" for key in changed)
+            self.say(f"the config is not what it was after {found.step} steps: {said}")
 
     def _restore_ahead(self, found: checkpoint.Checkpoint) -> Batch | None:
         """The batch that was sampled ahead; one of a run that had overlap and has none now is left."""
@@ -142,3 +165,9 @@ class RunState:
     @property
     def _curriculum(self) -> Curriculum | None:
         return self.source.curriculum if isinstance(self.source, PolicySource) else None
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """The keys of a config that stay as they are while a run goes on, with their values, as plain JSON."""
+    keys = flat(config.model_dump(mode="json"))
+    return {key: value for key, value in keys.items() if not key.startswith(MOVABLE)}

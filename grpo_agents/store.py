@@ -259,7 +259,9 @@ def files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
         elif found := sorted(path.glob("*.parquet")):
             yield from found
         else:
-            raise FileNotFoundError(f"{path}: no .parquet file in this folder; a run keeps them under trajectories/")
+            runs = [str(run.parent) for run in sorted(path.glob("*/trajectories"))]
+            hint = f"Name a run in it: {', '.join(runs)}" if runs else "A run keeps them under trajectories/"
+            raise FileNotFoundError(f"{path}: no .parquet file in this folder. {hint}")
 
 
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Sample]]]:

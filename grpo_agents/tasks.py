@@ -10,6 +10,7 @@ which one is number ``i``. Nothing else is state, so a run resumes from a number
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import json
@@ -167,7 +168,9 @@ def read_jsonl(path: Path, *, skip_broken: bool = False) -> list[Task]:
                 if not isinstance(row, dict):
                     raise ValueError(f"a JSON object was expected, this is a {type(row).__name__}")
             except ValueError as error:
-                problem = f"{path}, line {number}: {error}"
+                where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+                said = error.msg if isinstance(error, json.JSONDecodeError) else error
+                problem = f"{path}, line {number}{where}: {said}"
                 if not skip_broken:
                     raise ValueError(f"{problem}. Mend the line, or set tasks.skip_broken = true to go on.") from None
                 print(f"skipped: {problem}", file=sys.stderr)
@@ -229,7 +232,9 @@ def load_object(name: str) -> Any:
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
-            raise ValueError(f"{name!r}: there is no file {path.absolute()}")
+            near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*.py")], n=1)
+            hint = f". Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{name!r}: there is no file {path.absolute()}{hint}")
         module = _load_file(path.resolve())
     else:
         try:
@@ -237,7 +242,9 @@ def load_object(name: str) -> Any:
         except ModuleNotFoundError as error:
             raise ValueError(f"{name!r}: {error}") from error
     if not hasattr(module, attribute):
-        raise ValueError(f"{name!r}: {place} defines no {attribute!r}")
+        near = difflib.get_close_matches(attribute, vars(module), n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name!r}: {place} defines no {attribute!r}{hint}")
     return getattr(module, attribute)
 
 

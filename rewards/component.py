@@ -139,10 +139,11 @@ class RewardVector(Sequence[Component]):
         """
         for name in preference:
             if name not in self.names:
-                near = difflib.get_close_matches(name, self.names, n=1) or self.names
+                near = difflib.get_close_matches(name, self.names, n=1)
+                hint = f"Did you mean {near[0]!r}? " if near else ""
                 raise ValueError(
-                    f"the preference weighs {name!r}, which is no reward component. Did you mean {near[0]!r}? Name it "
-                    "in rewards.vector, or say in preference.choices what users weigh"
+                    f"the preference weighs {name!r}, which is no reward component. {hint}Add it to the reward vector, "
+                    f"or weigh what is there: {', '.join(self.names)}"
                 )
 
     def score(self, groups: Sequence[Group], resources: Mapping[str, Any] | None = None) -> None:

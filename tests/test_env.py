@@ -236,5 +236,10 @@ def test_make_env_errors(tmp_path):
         make_env(f"{tmp_path}/none.py:Mine")
     with pytest.raises(ValueError, match=r"grpo_agents\.envs\.math defines no 'Nothing'"):
         make_env("grpo_agents.envs.math:Nothing")
+    with pytest.raises(ValueError, match=r"defines no 'MathEvn'\. Did you mean 'MathEnv'\?"):
+        make_env("grpo_agents.envs.math:MathEvn")
+    (tmp_path / "shop.py").write_text("")
+    with pytest.raises(ValueError, match=r"there is no file .*/shpo\.py\. Did you mean shop\.py\?"):
+        make_env(f"{tmp_path}/shpo.py:Mine")
     with pytest.raises(TypeError, match=r"grpo_agents\.AgentEnv was expected"):
         make_env("CartPole-v1")

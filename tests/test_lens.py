@@ -302,8 +302,12 @@ def test_the_side_table_joins_with_the_trajectories(made):
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("0.7", {}, "there is no trajectory 0.7 in any of 2 files; .*train-000000.parquet. Did you mean 0.[0-3]"),
-        ("5.5", {"step": 1}, r"there is no trajectory 5.5 in .*train-000001.parquet.* It holds 0.0, 0.1, .* 1.3"),
+        (
+            "0.7",
+            {},
+            r"there is no trajectory 0.7 in any of 2 files. Did you mean 0.[0-3]\? .*train-000000.parquet holds 0.0",
+        ),
+        ("5.5", {"step": 1}, r"there is no trajectory 5.5 in .*train-000001.parquet.* holds 0.0, 0.1, .* 1.3"),
         ("0.0", {"step": 7}, "there is no .*train-000007.parquet; the files are train-000000.parquet … train-000001"),
         ("0.0", {"step": 1, "file": "a"}, "name a step or a file, not both"),
         ("0.0", {"methods": ["grop"]}, "unknown method 'grop'. Did you mean 'grpo'"),

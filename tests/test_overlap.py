@@ -184,23 +184,27 @@ def test_what_the_engine_died_of_reaches_the_main_thread_and_the_run_goes_on(ove
 
 
 def test_a_learner_that_fails_does_not_wait_for_the_engine(warm, tmp_path, monkeypatch):
-    release = threading.Event()
+    stuck, release = threading.Event(), threading.Event()
 
     class Stuck(TransformersEngine):
         def submit(self, requests, sampling, deliver):
             if threading.current_thread() is not threading.main_thread():
+                stuck.set()
                 release.wait(60)
             super().submit(requests, sampling, deliver)
 
+    failed = []
+
     def fail(self, *args, **settings):
+        assert stuck.wait(60)
+        failed.append(time.monotonic())
         raise FloatingPointError("no gradient")
 
     sample_apart(monkeypatch, Stuck)
     monkeypatch.setattr(Learner, "learn", fail)
-    began = time.monotonic()
-    with pytest.raises(FloatingPointError, match="no gradient"):
-        train(grpo(tmp_path / "run", warm, **OVERLAP))
-    assert time.monotonic() - began < 30
+    with pytest.raises(FloatingPointError, match="no gradient"), pytest.warns(UserWarning, match="holds up what is"):
+        train(grpo(tmp_path / "run", warm, **OVERLAP, **{"rollout.step_timeout": 3.0}))
+    assert time.monotonic() - failed[0] < 30
     release.set()
 
 

@@ -54,7 +54,10 @@ def test_jsonl(tmp_path):
     assert [tasks[index] for index in range(tasks.count)] == ROWS
 
 
-@pytest.mark.parametrize(("line", "said"), [("{'a': 1}", "line 2"), ("[1, 2]", "line 2: a JSON object was expected")])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("{'a': 1}", "line 2, column 2: Expecting property name"), ("[1, 2]", "line 2: a JSON object was expected")],
+)
 def test_a_broken_line_is_named(tmp_path, line, said):
     source = write_jsonl(tmp_path / "tasks.jsonl", [ROWS[0], line, ROWS[1]])
     with pytest.raises(ValueError, match=rf"tasks\.jsonl, {said}.*skip_broken"):

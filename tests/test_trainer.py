@@ -248,7 +248,7 @@ class Costs(MathEnv):
     ("settings", "message"),
     [
         ({"env.id": "grpo_agents/Orchestr-v0"}, "'grpo_agents/Orchestr-v0'. Did you mean grpo_agents/Orch"),
-        ({"rewards.vector": '["outcome", "costs"]'}, "unknown reward 'costs'. Did you mean 'cost'"),
+        ({"rewards.vector": '["outcome", "costs"]'}, "rewards.vector: unknown reward 'costs'. Did you mean 'cost'"),
         ({"model.path": "/no/where"}, "model.path: there is no folder /no/where"),
         ({"env.options": "{splt = 1}"}, "no option 'splt' (env.options, eval.env_options). Did you mean 'split'"),
         ({"eval.env_options": "{hard = 1}"}, "no option 'hard' (env.options, eval.env_options). There are: tasks"),
@@ -260,8 +260,8 @@ class Costs(MathEnv):
         ({"advantage.gate": "outcom"}, "advantage.gate is 'outcom'"),
         ({"preference.choices": "[{outcome = 0.5, costs = 0.5}]"}, "the preference weighs 'costs'"),
         ({"preference.simplex": "['outcome', 'latenzy']"}, "Did you mean 'latency'?"),
-        ({"tasks.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
-        ({"eval.source.source": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
+        ({"tasks.source": "/no/where.jsonl"}, "tasks.source: no task file /no/where.jsonl"),
+        ({"eval.source.source": "/no/where.jsonl"}, "eval.source.source: no task file /no/where.jsonl"),
         ({"method": "{name = 'sft'}", "source.path": "/no/where.jsonl"}, "no task file /no/where.jsonl"),
     ],
 )  # fmt: skip

@@ -89,6 +89,12 @@ def _show(config: Config, shape: Shape, found: Estimate, methods: list[Compared]
         f"{config.method['name']}: {work.rollouts} episodes a step, {said}, each",
         f"(means of {run})" if work.measured else _ASSUMED[config.source_kind in ("demonstrations", "pairs")],
     ]
+    may = min(config.rollout.max_tokens, config.rollout.max_turns * config.rollout.max_turn_tokens)
+    if not work.measured and work.sampled < may:
+        lines += [
+            f"The context leaves room for {work.sampled:,.0f} of the {may:,} tokens that an episode may sample:",
+            "say how long prompts and observations are (--prompt, --observation), or take a run's (--run)",
+        ]
     longest = config.learner.max_tokens
     if work.longest > longest:
         lines.append(f"An episode of {work.longest:,} tokens is refused: learner.max_tokens is {longest:,}")

@@ -32,8 +32,10 @@ def train(
 
     Then: `grpo-agents train --resume runs/my`
     """
-    if (config is None) == (resume is None):
+    if config is None and resume is None:
         raise ValueError("name a config to train, or a run to go on with: --resume RUN")
+    if config is not None and resume is not None:
+        raise ValueError(f"a run goes on with the config in its folder: leave {config} out, or --resume")
     elsewhere = all(override.startswith("cluster.") for override in set_ or ())
     if resume is not None and (overwrite or not elsewhere):
         raise ValueError(
@@ -59,6 +61,10 @@ def train(
     else:
         assert resume is not None
         folder = RunFolder(resume)
+        if not folder.config.is_file():
+            runs = sorted(str(found.parent) for found in resume.parent.glob("*/config.toml"))
+            there = f"Beside it are {', '.join(runs)}" if runs else "`grpo-agents train CONFIG` begins one"
+            raise FileNotFoundError(f"{resume} holds no run. {there}")
         go = partial(trainer.resume, resume, set_ or ())
     try:
         go()
@@ -88,7 +94,9 @@ def _sum_up(folder: RunFolder) -> None:
     if batches := sorted(folder.trajectories.glob("train-*.parquet")):
         places["explain"] = f"grpo-agents explain {run} --trajectory 0.0"
     if summary.evaluations or batches:
-        places["replay"] = f"grpo-agents replay {run}"
+        env = summary.config["env"]["id"]
+        own = "" if env.startswith("grpo_agents/") else f" --env {env}"
+        places["replay"] = f"grpo-agents replay {run}{own}"
     for name, place in places.items():
         typer.echo(f"{name:9} {place}")
 

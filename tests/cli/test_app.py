@@ -76,7 +76,7 @@ def test_an_error_in_a_persons_file_is_said_with_file_and_line(run, tmp_path, co
     ("arguments", "message"),
     [
         (["train"], "name a config to train, or a run to go on with"),
-        (["train", "a.toml", "--resume", "runs/a"], "name a config to train, or a run"),
+        (["train", "a.toml", "--resume", "runs/a"], "the config in its folder: leave a.toml out, or --resume"),
         (["train", "--resume", "runs/a", "--overwrite"], "a run goes on as it began"),
         (["train", "--resume", "runs/a", "--set", "seed=1"], "a run goes on as it began"),
         (
@@ -84,7 +84,7 @@ def test_an_error_in_a_persons_file_is_said_with_file_and_line(run, tmp_path, co
             "raise train.steps in runs/a/config.toml and resume",
         ),
         (["train", "nowhere.toml"], "no config file HERE/nowhere.toml"),
-        (["train", "--resume", "nowhere"], "no config file HERE/nowhere/config.toml"),
+        (["train", "--resume", "nowhere"], "nowhere holds no run. `grpo-agents train CONFIG` begins one"),
         (["rollout", "nowhere.toml", "--out", "a.parquet"], "no config file HERE/nowhere.toml"),
         (["evaluate", "nowhere.parquet"], "no trajectory file HERE/nowhere.parquet"),
         (["play", "nowhere.py:Shop"], "there is no file HERE/nowhere.py"),

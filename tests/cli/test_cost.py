@@ -21,6 +21,9 @@ def test_cost_shows_operations_memory_disk_and_methods(run, here):
         assert part in result.stdout
     assert "grpo: 4 episodes a step" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 110  # with the tables within 100
+    room = "The context leaves room for 1 of the 12 tokens that an episode may sample"
+    assert room in result.stdout
+    assert room not in run("cost", "run.toml", "--prompt", "40", "--observation", "20").stdout
 
 
 def test_cost_of_a_run_is_less_than_its_budgets(run, here):

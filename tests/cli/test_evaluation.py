@@ -28,6 +28,17 @@ def test_evaluate_weighs_with_the_maxima_of_the_environment_that_was_played(run,
     assert json.loads(gated.stdout)["reward"]["interval"]["mean"] == pytest.approx(1 - 7.5)  # no maxima: −cost
 
 
+def test_evaluate_of_a_folder_of_runs_names_them(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    assert "runs: no .parquet file in this folder. Name a run in it: runs/a" in refused(run("evaluate", "runs"))
+
+
+def test_evaluate_says_which_components_can_be_weighed(run, finished, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    said = refused(run("evaluate", "runs/a/trajectories/eval-000002.parquet", "--preference", "costs=1"))
+    assert "Did you mean 'cost'? Add it to the reward vector, or weigh what is there: outcome, cost, latency" in said
+
+
 def test_evaluate_says_what_training_said(run, finished, monkeypatch):
     """The gate and the maxima are the run's, and its figures come out again."""
     monkeypatch.chdir(finished[0])

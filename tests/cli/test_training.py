@@ -9,6 +9,7 @@ from shell import CONFIG, refused
 
 from grpo_agents import store, trainer
 from grpo_agents.cli.errors import INTERRUPTED, TERMINATED
+from grpo_agents.config import load_config
 from grpo_agents.stopping import Preempted
 from grpo_agents.trajectory import Step, Trajectory
 
@@ -58,6 +59,37 @@ def test_a_run_is_made_longer_in_its_config(run, finished, tmp_path):
     rows = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "reward" in row] == [0, 1, 2]
     assert [row["step"] for row in rows if "eval/reward" in row] == [0, 2, 3]
+
+
+def changed(finished, folder, *edits):
+    """The finished run in another folder, with another config."""
+    shutil.copytree(finished[0] / "runs/a", folder / "changed")
+    shutil.copytree(finished[0] / "start", folder / "start")
+    config = folder / "changed" / "config.toml"
+    text = config.read_text()
+    for before, after in edits:
+        assert before in text
+        text = text.replace(before, after)
+    config.write_text(text)
+    return folder / "changed"
+
+
+def test_what_a_config_has_that_it_had_not_is_said_when_a_run_goes_on(run, finished, tmp_path):
+    changed(finished, tmp_path, ("steps = 2", "steps = 3"), ("lr = ", "lr = 0.5  # "))
+    before = load_config(finished[0] / "runs/a/config.toml").learner.optimizer.lr
+    done = run("train", "--resume", "changed")
+    assert done.exit_code == 0, done.output
+    said = f"the config is not what it was after 2 steps: learner.optimizer.lr (was {before}, is 0.5)"
+    assert said in done.output.replace("\n", " ")
+
+
+def test_a_run_goes_on_with_the_rewards_that_it_began_with(run, finished, tmp_path):
+    folder = changed(finished, tmp_path, ("steps = 2", "steps = 3"), ('    "latency",\n', ""))
+    evaluations = [path.read_bytes() for path in sorted(folder.glob("trajectories/eval-*"))]
+    said = refused(run("train", "--resume", "changed"))
+    now = "rewards.vector was ['outcome', 'cost', 'latency'], and is ['outcome', 'cost'] now"
+    assert now in said.replace("\n", " ")
+    assert [path.read_bytes() for path in sorted(folder.glob("trajectories/eval-*"))] == evaluations
 
 
 @pytest.mark.parametrize(("kind", "code"), [(KeyboardInterrupt, INTERRUPTED), (Preempted, TERMINATED)])
