@@ -125,9 +125,9 @@ class RunState:
         changed = [key for key in before | now if before.get(key) != now.get(key)]
         if scored := [key for key in changed if key.startswith(SCORED)]:
             raise ValueError(
-                f"{self.root.parent}: {scored[0]} was {before.get(scored[0])}, and is {now.get(scored[0])} now. A run goes on "
-                "with the rewards that it began with, as its evaluations could not be compared. Set it back, or begin "
-                "another run from this one's model (model.path)"
+                f"{self.root.parent}: {scored[0]} was {before.get(scored[0])}, and is {now.get(scored[0])} now. A run goes "
+                "on with the rewards that it began with, as its evaluations could not be compared. Set it back, or "
+                "begin another run from this one's model (model.path)"
             )
         if changed:
             said = ", ".join(f"{key} (was {before.get(key)}, is {now.get(key)})" for key in changed)
