@@ -124,10 +124,11 @@ class RunState:
         before = found.state.get("config", now)  # older checkpoints have none
         changed = [key for key in before | now if before.get(key) != now.get(key)]
         if scored := [key for key in changed if key.startswith(SCORED)]:
+            was, now = before.get(scored[0]), now.get(scored[0])
             raise ValueError(
-                f"{self.root.parent}: {scored[0]} was {before.get(scored[0])}, and is {now.get(scored[0])} now. A run goes "
-                "on with the rewards that it began with, as its evaluations could not be compared. Set it back, or "
-                "begin another run from this one's model (model.path)"
+                f"{self.root.parent}: {scored[0]} was {was}, and is {now} now. A run goes on with the rewards that it "
+                "began with, as its evaluations could not be compared. Set it back, or begin another run from this "
+                "one's model (model.path)"
             )
         if changed:
             said = ", ".join(f"{key} (was {before.get(key)}, is {now.get(key)})" for key in changed)

@@ -148,6 +148,7 @@ def test_when_either_of_two_ranks_dies_both_are_loaded_again(alone, warm, tmp_pa
     assert not actors()
 
 
+@pytest.mark.slow
 def test_from_the_same_trajectories_the_learner_makes_the_same_update_to_the_bit(alone, warm, tmp_path):
     settings = {"source.kind": "stored", "source.path": alone / "trajectories", "eval.every": 100, "model.threads": 1}
     settings["learner.old_logprobs"] = "recompute"  # other weights sampled than those that learn

@@ -43,6 +43,7 @@ def train(folder, url, *settings):
     return result, result.output + "".join(traceback.format_exception(result.exception))
 
 
+@pytest.mark.slow
 def test_a_run_on_workers_with_a_hosted_judge(session, tmp_path, monkeypatch, capfd):
     """Which answers and refuses in turn, and repeats the key each time."""
     monkeypatch.chdir(tmp_path)
