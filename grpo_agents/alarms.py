@@ -87,7 +87,8 @@ ALARMS = {
     ),
     "tied": Alarm(
         "in every group (with `reinforce_pp` and `ppo`, in the whole batch) all episodes earned the same or are left "
-        "out: rewards say nothing, and no update is made unless something else has a gradient (a KL term, an entropy bonus, a critic)",
+        "out: rewards say nothing, and no update is made unless something else has a gradient (a KL term, an entropy "
+        "bonus, a critic)",
         "tasks that are neither too easy nor too hard (curriculum.sampler, method.resample), a finer rewards.vector, a "
         "larger rollout.group_size",
         "stuck",
