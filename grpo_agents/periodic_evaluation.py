@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from grpo_agents import store
-from grpo_agents.advantage import utilities_of
 from grpo_agents.build import Parts
 from grpo_agents.engines import mix
 from grpo_agents.evaluation.columns import task_key
@@ -17,6 +16,7 @@ from grpo_agents.scoring import Scoring
 from grpo_agents.sources import Figures, pick
 from grpo_agents.terminal.display import Display
 from grpo_agents.trajectory import Group, Trajectory
+from grpo_agents.utility import utilities_of
 
 
 class PeriodicEvaluation:

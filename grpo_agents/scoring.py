@@ -17,7 +17,7 @@ from grpo_agents.rewards.component import Component, RewardVector
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What :func:`grpo_agents.advantage.utility` needs beside a trajectory.
+    """What :func:`grpo_agents.utility.utility` needs beside a trajectory.
 
     Attributes:
         vector: The components.

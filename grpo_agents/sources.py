@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from grpo_agents import store
-from grpo_agents.advantage import AdvantageConfig, assign_advantages, has_spread, utilities_of
+from grpo_agents.advantage import AdvantageConfig, assign_advantages, has_spread
 from grpo_agents.chat import Chat
 from grpo_agents.cluster.scheduler import horizon
 from grpo_agents.curriculum import Curriculum, Draw
@@ -24,6 +24,7 @@ from grpo_agents.rollout import Sampler
 from grpo_agents.scoring import Scoring
 from grpo_agents.tasks import Tasks, index_of
 from grpo_agents.trajectory import Group, Message, Task, Trajectory
+from grpo_agents.utility import utilities_of
 
 Figures = dict[str, float]
 

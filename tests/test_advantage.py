@@ -5,12 +5,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import advantages_of, group_of, vector_of
 
-from grpo_agents.advantage import AdvantageConfig, assign_advantages, check_needed, score_group, turn_rewards, utility
+from grpo_agents.advantage import AdvantageConfig, assign_advantages, check_needed, score_group, turn_rewards
 from grpo_agents.methods.gdpo import Gdpo
 from grpo_agents.methods.grpo import Grpo
 from grpo_agents.methods.rft import Rft
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.trajectory import Group, Step, Trajectory
+from grpo_agents.utility import utility
 
 OUTCOME = vector_of(outcome="max")
 TRIPLE = vector_of(outcome="max", cost="min", latency="min")
@@ -199,21 +200,6 @@ def test_gdpo_without_a_gate_rewards_free_wrong_answers():
 # Weighted sum on a fixed scale
 
 
-@given(
-    correct=st.sampled_from([0.0, 1.0]),
-    cost=st.floats(0, 10),
-    latency=st.floats(0, 3),
-    weights=st.tuples(weight, weight, weight),
-)
-@settings(max_examples=60, deadline=None)
-def test_utility_is_the_issues_formula(correct, cost, latency, weights):
-    preference = dict(zip(NAMES, weights, strict=True))
-    found = utility({"outcome": correct, "cost": cost, "latency": latency}, preference, TRIPLE,
-                    {"cost": 10.0, "latency": 3.0}, "outcome")  # fmt: skip
-    expected = correct * (weights[0] + weights[1] * (1 - cost / 10) + weights[2] * (1 - latency / 3))
-    assert found == pytest.approx(expected, abs=1e-12)
-
-
 def test_weighted_sum_with_maxima_centres_the_same_utility():
     rows = [(1, 10.0, 0.3), (1, 0.5, 2.5), (0, 0, 0), (1, 25.0, 3.0)]  # the last costs more than the maximum
     weights = (0.2, 0.7, 0.1)
@@ -233,13 +219,6 @@ def test_a_component_that_the_preference_leaves_out_weighs_nothing():
     assert assign([group], TRIPLE, scale="none")[0][0] == pytest.approx([0.5, -0.5])
 
 
-def test_utility_is_missing_where_a_weighed_component_is():
-    rewards = {"outcome": 1.0, "cost": None, "latency": 1.0}
-    assert utility(rewards, {"outcome": 0.5, "cost": 0.5}, TRIPLE, {}) is None
-    assert utility(rewards, {"outcome": 0.5, "latency": 0.5}, TRIPLE, {}) == pytest.approx(0.5 - 0.5)
-    assert utility({**rewards, "outcome": None}, {"latency": 1.0}, TRIPLE, {}, "outcome") is None
-
-
 @pytest.mark.parametrize("value", [-1.0, 1.5])
 @pytest.mark.parametrize("normalise", ["gdpo", "minmax", "weighted_sum"])
 def test_a_gate_that_is_no_share_is_refused_by_learning_and_by_evaluation(normalise, value):
@@ -248,10 +227,6 @@ def test_a_gate_that_is_no_share_is_refused_by_learning_and_by_evaluation(normal
         utility({"outcome": value}, {}, OUTCOME, {}, "outcome")
     with pytest.raises(ValueError, match=said):
         assign([group_of([1.0, value])], normalise=normalise, gate="outcome")
-
-
-def test_a_gate_may_be_off_by_rounding():
-    assert utility({"outcome": 1 + 1e-12}, {"outcome": 1.0}, OUTCOME, {}, "outcome") == pytest.approx(1.0)
 
 
 # Who takes part

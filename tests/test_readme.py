@@ -13,8 +13,8 @@ from transformers import Qwen3Config
 from typer.testing import CliRunner
 
 from grpo_agents import store
-from grpo_agents.advantage import utility
 from grpo_agents.cli import app
+from grpo_agents.utility import utility
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from grpo_agents import store
-from grpo_agents.advantage import utilities_of
 from grpo_agents.envs.orchestra import OrchestraEnv
 from grpo_agents.evaluation import evaluate, worths_of
 from grpo_agents.evaluation.columns import task_key
 from grpo_agents.evaluation.statistics import mean_interval, paired_difference
 from grpo_agents.rewards import RewardVector, cost, latency
 from grpo_agents.trajectory import Trajectory
+from grpo_agents.utility import utilities_of
 
 VECTOR = RewardVector(["outcome", cost, latency])
 KINDS = ("easy", "hard", "word")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from setting import make
 
-from grpo_agents.advantage import utilities_of
 from grpo_agents.evaluation import worths_of
 from grpo_agents.evaluation.statistics import ratio_interval
 from grpo_agents.rewards import RewardVector, cost, latency
 from grpo_agents.trajectory import Trajectory
+from grpo_agents.utility import utilities_of
 
 VECTOR = RewardVector(["outcome", cost, latency])
 USERS = VECTOR.names

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from table_policy import TablePolicy, draw, episode
 
-from grpo_agents.advantage import AdvantageConfig, utility
+from grpo_agents.advantage import AdvantageConfig
 from grpo_agents.methods import make_method
 from grpo_agents.rewards.component import Component, RewardVector
 from grpo_agents.trajectory import Group
+from grpo_agents.utility import utility
 
 FIRST, AFTER_A_CALL = 0, 1
 """The states."""

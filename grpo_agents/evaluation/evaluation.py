@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from grpo_agents.advantage import utilities, utility, weight_of
 from grpo_agents.evaluation.columns import NONE, Coded
 from grpo_agents.evaluation.episodes import Episodes
 from grpo_agents.evaluation.statistics import (
@@ -27,6 +26,7 @@ from grpo_agents.rewards.component import Component
 from grpo_agents.rewards.cost import USES
 from grpo_agents.tools import UNREADABLE
 from grpo_agents.trajectory import Task, Trajectory
+from grpo_agents.utility import utilities, utility, weight_of
 
 Best = Callable[[Task, Mapping[str, float]], float | None]
 """The best scalar reward that can be expected of a task under a preference; None where it is not known."""
@@ -87,7 +87,7 @@ def evaluate(
 
     Args:
         what: The episodes, with their rewards: trajectories, or what :meth:`Episodes.read` reads without making any.
-        vector: The components: what makes the scalar reward (:func:`grpo_agents.advantage.utilities`), its directions
+        vector: The components: what makes the scalar reward (:func:`grpo_agents.utility.utilities`), its directions
             and units. Where it is empty there is no scalar reward.
         maxima: The most an episode can cost, by component.
         gate: The component that the scalar reward is multiplied by. It says as well who passed; else ``outcome`` does,

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from grpo_agents.advantage import on_fixed_scale
 from grpo_agents.evaluation.fronts import front, hypervolume
 from grpo_agents.evaluation.statistics import Interval
 from grpo_agents.evaluation.summary import Summary
 from grpo_agents.evaluation.tables import NOT_KNOWN, Shown, Table, with_interval
 from grpo_agents.rewards.component import Component
+from grpo_agents.utility import on_fixed_scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from grpo_agents.advantage import utility
 from grpo_agents.evaluation.columns import task_key
 from grpo_agents.scoring import Scoring
 from grpo_agents.trajectory import Trajectory
+from grpo_agents.utility import utility
 
 REWARD = "reward (scalar)"
 """What the scalar reward is called among the values."""

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_agents import store
-from grpo_agents.advantage import utility
 from grpo_agents.evaluation.columns import task_key
 from grpo_agents.evaluation.statistics import mean_interval
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.terminal.display import problems_of
+from grpo_agents.utility import utility
 
 if TYPE_CHECKING:
     from grpo_agents.scoring import Scoring

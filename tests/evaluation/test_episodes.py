@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from grpo_agents import store
-from grpo_agents.advantage import utility
 from grpo_agents.evaluation import evaluate, scalar_rewards
 from grpo_agents.evaluation.episodes import Coded, Episodes
 from grpo_agents.rewards import RewardVector, cost, latency
 from grpo_agents.schema import VERSION_KEY
 from grpo_agents.trajectory import Sample, Step, ToolRun, Trajectory
+from grpo_agents.utility import utility
 
 VECTOR = RewardVector(["outcome", cost, latency])
 

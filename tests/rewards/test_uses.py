@@ -2,13 +2,13 @@
 
 import pytest
 
-from grpo_agents.advantage import utility
 from grpo_agents.build import make_vector
 from grpo_agents.config import RewardsConfig
 from grpo_agents.env import AgentEnv, make_env
 from grpo_agents.rewards import RewardVector, as_vector, named, uses
 from grpo_agents.tools import tool
 from grpo_agents.trajectory import Group, Step, ToolRun, Trajectory
+from grpo_agents.utility import utility
 
 
 def trajectory():

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from grpo_agents import store
-from grpo_agents.advantage import utility
 from grpo_agents.config import save_config
 from grpo_agents.run_folder import RunFolder
 from grpo_agents.terminal.run_summary import RunSummary
 from grpo_agents.trajectory import Trajectory
+from grpo_agents.utility import utility
 from runs import sft
 
 
