@@ -63,7 +63,7 @@ SETTINGS = {
     "cluster.restarts": 6,  # by chance one is hit again before it has played a group
     "method.tis": 2.0,
     "learner.old_logprobs": "recompute",
-    "learner.optimizer.lr": 1e-5,  # so slowly that it stays what it is
+    "learner.optimizer.lr": 1e-8,  # it stays what it is: longer episodes would take more memory
     "advantage": "{}",
     "model.threads": 1,
     "engine.max_rows": 6,
