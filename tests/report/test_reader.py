@@ -293,7 +293,7 @@ def test_a_phone_has_no_page_that_scrolls_sideways(open_page):
     page.tap(".rollout.current .token >> nth=0")
     assert "log-prob" in page.inner_text("#tip")
     page.tap(".back")
-    assert page.locator("#list").is_visible()
+    page.wait_for_selector("#list", state="visible")
     assert not page.locator("#reader").is_visible()
 
 
