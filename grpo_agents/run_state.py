@@ -124,9 +124,9 @@ class RunState:
         before = found.state.get("config", now)  # older checkpoints have none
         changed = [key for key in before | now if before.get(key) != now.get(key)]
         if scored := [key for key in changed if key.startswith(SCORED)]:
-            was, now = before.get(scored[0]), now.get(scored[0])
+            was, new = before.get(scored[0]), now.get(scored[0])
             raise ValueError(
-                f"{self.root.parent}: {scored[0]} was {was}, and is {now} now. A run goes on with the rewards that it "
+                f"{self.root.parent}: {scored[0]} was {was}, and is {new} now. A run goes on with the rewards that it "
                 "began with, as its evaluations could not be compared. Set it back, or begin another run from this "
                 "one's model (model.path)"
             )

@@ -39,28 +39,20 @@ class ReinforcePlusPlus(Grpo):
             episode.advantages = advantages
 
 
-class ReinforcePlusPlusBaseline(ReinforcePlusPlus):
+class ReinforcePlusPlusBaseline(Grpo):
     """Â = R − the group's mean, whitened over the batch's tokens."""
 
     name: ClassVar[str] = "reinforce_pp_baseline"
-
-    @property
-    def normalises_by_group(self) -> bool:
-        """True: the mean is the group's."""
-        return True
+    unused: ClassVar[tuple[str, ...]] = ReinforcePlusPlus.unused
 
     def advantages(self, groups: Sequence[Scores]) -> list[np.ndarray]:
         """R − mean R."""
         return [centred(group.returns, divide_by_std=False) for group in groups]
 
-    def spread(self, groups: Sequence[Scores]) -> list[bool]:
-        """Within each group."""
-        return Grpo.spread(self, groups)
-
     def credit(self, episodes: Sequence[Episode]) -> None:
         """KL in the reward, then whitening; a tied group takes no part in the mean, and keeps its KL alone."""
         spread = {episode.group for episode in episodes if np.any(episode.advantages)}
-        Grpo.credit(self, episodes)
+        super().credit(episodes)
         values = [episode.advantages for episode in episodes]
         for episode, white, scaled in zip(episodes, whitened(values), whitened(values, centre=False), strict=True):
             episode.advantages = white if episode.group in spread else scaled
